@@ -1004,7 +1004,7 @@ COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
 DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'ebf10a9c2408d2d3de887b32d7c2ca09f94b78c4970169ea6d1e1dd9e0fc6c71', 'fd7f0fee395770651e59761b6661cc24f98abddfc9c3e172ce25ee076d87ba6d', 0, '0.1.0'); END $$;
 
--- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
+-- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
 -- instant, to pgvigil.legacy_<name>; 015 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
@@ -1186,7 +1186,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'fe3fc029ae2cfb9244a183b4c9112c9a9aa5e2852931e923c31f1a00a2c65acb', 'd2af65725047b89164afb1dc180139b657e68a304047c617c9f11de2c28913aa', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_legacy_tables', current_setting('pgvigil.schema'), false, 'fe3fc029ae2cfb9244a183b4c9112c9a9aa5e2852931e923c31f1a00a2c65acb', 'd2af65725047b89164afb1dc180139b657e68a304047c617c9f11de2c28913aa', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
@@ -1786,7 +1786,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
+-- Only one session at a time may backfill, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE
@@ -1970,7 +1970,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'a556f61b43c26cd75b35299656df18b338400335c1247327d9958b72f29af34e', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'd8316e9d0b23d454c61f60e509bb2c13c9c92673596934ec47b129603eda913d', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -3888,7 +3888,7 @@ AS $$
 DECLARE
     from_id uuid;
     to_id   uuid;
-    settled timestamptz;
+    complete timestamptz;
     first   uuid;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -3897,11 +3897,11 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
+    complete := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
-        to_id := pgvigil.uuid_v7_floor(settled);
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_id THEN
+        to_id := pgvigil.uuid_v7_floor(complete);
         SELECT id INTO first FROM "{app}".performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
         IF FOUND THEN
             -- An hour at a time, so that a long table is rolled up in many transactions.
@@ -4223,7 +4223,7 @@ END $$;
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '8a066cb745e39b5fd6becbc9bb953a28f5878c93bc0ef728bc39ff8fec2c7fb9', '474a581bc17a9d461502cf12e64a6a59be42db627ee461635fd91af1d1f1aa3d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '111a66723f3424bfb7f2807396593ebfc8f1044d2db764727edbfbc7baf16ca4', 'de5b91cbf8371b6cd2d50f41e48907237e12330d4f2b44dededeb032080a3185', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
@@ -5239,7 +5239,7 @@ BEGIN
             gone :=
                 NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
         END LOOP;
-        reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
+        reason := CASE WHEN gone THEN 'terminated' ELSE 'asked to terminate, and has not ended yet' END;
     END IF;
     ok := true;
     RETURN NEXT;
@@ -5497,7 +5497,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'cc57a87ba665b6605a128f69b59c692dbf3075fef3332c0001bb08715f313709', '898c3618547768b8109ae66232dc547b014b90052847a65f95ebe6cecaac4ca5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'f7017245f2fac1670e73c9e9f8c6e405e6b7155f50c77556ef79d66e776e22c2', '15602ba7376f3f065b89bb15d70cf7cc590373c36ae7fcfacd8dd1520b2f6913', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
@@ -5627,7 +5627,7 @@ DECLARE
     child   record;
     share   numeric;  -- percent of its pages
     found   bigint;
-    told    text[] := '{}';
+    shown   text[] := '{}';
     fixes   text[] := '{}';
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
@@ -5667,7 +5667,7 @@ BEGIN
         END IF;
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
-            told := told
+            shown := shown
                 || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
             fixes := fixes
                 || format('DELETE FROM %s c
@@ -5675,7 +5675,7 @@ BEGIN
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
-    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''),
+    detail := concat_ws('; ', nullif(array_to_string(shown, ', '), ''),
                         CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
@@ -5758,19 +5758,19 @@ DECLARE
     place    text;
     part     record;
     broken   text;
-    told     text[] := '{}';
+    shown   text[] := '{}';
     fixes    text[] := '{}';
 BEGIN
     SELECT sum(d.checksum_failures), max(d.checksum_last_failure) INTO failures, last_ FROM pg_stat_database d
     WHERE d.datname = current_database() OR d.datid = 0;
     value := coalesce(failures, 0);
     IF value > 0 THEN
-        told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
+        shown := shown || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
         fixes := fixes
             || 'Restore a backup from before (pgvigil restore), on '
                'other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
-        told := told || 'data checksums are off: a damaged page is not noticed'::text;
+        shown := shown || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
     IF deep THEN
         SELECT n.nspname
@@ -5779,7 +5779,7 @@ BEGIN
         JOIN pg_namespace n ON n.oid = e.extnamespace
         WHERE e.extname = 'amcheck';
         IF place IS NULL THEN
-            told := told
+            shown := shown
                 || 'amcheck is not there (CREATE EXTENSION amcheck): indexes and tables were not looked at'::text;
         END IF;
         FOR part IN
@@ -5807,7 +5807,7 @@ BEGIN
             EXCEPTION
                 WHEN undefined_table OR undefined_object THEN NULL;  -- dropped meanwhile
                 WHEN insufficient_privilege THEN
-                    told := told
+                    shown := shown
                         || format('amcheck was not allowed: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO %I', place,
                                   current_user);
                     EXIT;
@@ -5816,14 +5816,14 @@ BEGIN
             END;
             IF broken IS NOT NULL THEN
                 value := value + 1;
-                told := told || format('%s: %s', part.name, broken);
+                shown := shown || format('%s: %s', part.name, broken);
                 fixes := fixes || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
                                                     ELSE format('Restore %s from a backup.', part.name) END;
             END IF;
         END LOOP;
     END IF;
     check_name := 'database_integrity';
-    detail := array_to_string(told, '; ');
+    detail := array_to_string(shown, '; ');
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
@@ -5839,8 +5839,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS told,
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
+    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS shown,
                  'RESET session_replication_role;' AS fix
           WHERE current_setting('session_replication_role') = 'replica'
           UNION ALL
@@ -5909,9 +5909,9 @@ BEGIN
     -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
     -- accepts duplicates.
     check_name := 'collation_mismatches';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
-                        pg_collation_actual_version(c.oid)) AS told,
+                        pg_collation_actual_version(c.oid)) AS shown,
                  format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname,
                         c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
@@ -5934,9 +5934,9 @@ BEGIN
 
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I: %s', p.pubname,
-                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS shown,
                  format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
@@ -5948,9 +5948,9 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'disabled_triggers';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname,
-                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
+                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS shown,
                  format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
           FROM pg_trigger g
           JOIN pg_class t ON t.oid = g.tgrelid
@@ -6302,7 +6302,7 @@ BEGIN
             ('wal_level', s.reset_val = 'minimal', 'replica', 'warning', false,
              'neither a replica nor a base backup nor recovery to a point in time is possible'),
             ('synchronous_commit', s.reset_val = 'off', 'on', 'warning', false,
-             'transactions of the last moments before a crash are lost after the application was told they are in'),
+             'a crash loses transactions of its last moments that the application has committed'),
             ('data_checksums', s.reset_val = 'off', 'on', 'advice', false,
              'a page that the storage has damaged is read as if it were well'),
             ('autovacuum', s.reset_val = 'off', 'on', 'warning', false,
@@ -6418,7 +6418,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
      'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'f288d46b5670872b4b5b00476fb9528dad265b01661854e28e50050606154f78', '427fc964b9a7adae718231aed9fb84256c9eac4f65e91df7c4eebb859e27cbcb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '94c9f423300d9ec72bfa80aa90097f8e0ce7b2373de469d97163b7d2e6bea0d3', '08ccc68efcd36f08f433ec4add3d0279940ba16aa0ddbdea9d651c194990c6c6', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -6483,7 +6483,7 @@ COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
 -- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
 -- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
 -- and written once.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -6550,21 +6550,21 @@ BEGIN
     END IF;
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS
-    'One step of settle_last_activity; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer) IS
+    'One step of backfill_last_activity; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+CREATE PROCEDURE pgvigil.backfill_last_activity(batch integer DEFAULT 2000)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_last_activity_step(state, batch);
+        state := pgvigil.backfill_last_activity_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_last_activity(integer) IS
     'Used by migrations: sessions from before get updated_at as '
     'their last_activity_at, in batches; then the column is NOT NULL';
 
@@ -6588,7 +6588,7 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
--- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where
+-- Without rows there is nothing to backfill, and the init script, which can call no procedure that commits, ends where
 -- migrations do.
 CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
@@ -6704,7 +6704,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'afb40f950d10396bc1e94431d0af6431ae8001813f319b614ff6b43441d189e2', '3defc87aa844ebbd5ed8c05fd26c0672598dcb7c5e9184e6bfa21e90fad20b4e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '1b2e59935582ada63ac0abeaa215414ff3b2ce97c964d50aa6f06c0bc1d87fff', '9be47ff8df092cfc6b525e183a01f76a60fa9851a972be7545ab4c0af00282a9', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
@@ -6741,15 +6741,15 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
 -- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
 SELECT s.id AS session_id,
-       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+       CASE WHEN counted.known THEN coalesce(c.context_count, 0) + d.context_count
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+       CASE WHEN counted.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
             ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+       CASE WHEN counted.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
             ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
 CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL
-                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
+                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) counted
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count,
            coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
@@ -6777,7 +6777,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'e9d62ed13910cbc0111eed5189ec864771fa715292661d1ac0b486480bdfeff0', '473aa65b136251c7a20a73638d8255e75d9639f76a0d577672223c779db2334f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'a5db212eff48a5c46c20735aa7099f24f8fc0dfcb6645e9a7978b81f06e4a9f0', '071f55151ffa3c3aab7abf279ae138a981bb16bd4aa0426b83df9c46b1e29be9', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
@@ -6887,7 +6887,7 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
--- Before last_activity_at has indexes: settling its rows then writes no entry into them.
+-- Before last_activity_at has indexes: filling it then writes no entry into them.
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
 -- index of the name with another definition is recorded and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
@@ -6914,12 +6914,12 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size
     ON "{app}".context_history (content_size_bytes)
     WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '081a2c9c090c3ff1c3494f911da0ea54d40d03f464c2f71103e1876eb562719b', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '3134eadc3023efd8bc7f01917632a0a3d7d512704b11a4f9ed46466ea41f3ea6', '1eae6f28b56e0dd03ee85bf21bf6d15e9d3bf40a37a93f49ca17e5c94a0f88d5', 0, '0.1.0'); END $$;
 
--- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
+-- ---------- 015_backfill_existing_rows.sql ----------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- Steps that read or write many rows of an existing install: they block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_backfill_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
 
 -- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
 -- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds
@@ -7417,7 +7417,7 @@ DECLARE
     to_id      bigint;
     from_event uuid;
     to_event   uuid;
-    settled    timestamptz;
+    complete    timestamptz;
     first      uuid;
     events     bigint := 0;
     more_ids   boolean := false;
@@ -7498,9 +7498,9 @@ BEGIN
     FROM pgvigil.totals_progress p
     WHERE p.source = 'session_lifecycle'
     FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
-        to_event := pgvigil.uuid_v7_floor(settled);
+    complete := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_event THEN
+        to_event := pgvigil.uuid_v7_floor(complete);
         SELECT l.id
         INTO first
         FROM "{app}".session_lifecycle l
@@ -7743,7 +7743,7 @@ BEGIN
                        role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'de54fde74384a454a3ec26c009aa2e6c06a94c6f79c26a132b23af2e2153837f', '57e2e1beb28ef526a948260fff986ce14b8ccf53a54682a09d41503a04f98424', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '4d657e45e87b8cfd4ec426a29b22a3fbd9ee2a239dfc70e7c0213ea36964c434', '96b233f6dcf67acf6a7e4424ee9d3d09987464937d6d75f4a07f921e0f3d5f4c', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes

@@ -142,7 +142,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
+-- Only one session at a time may backfill, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE

@@ -58,7 +58,7 @@ def _bytes(path: Path) -> bytes:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is not a file", f"Remove it. {INSTEAD}")
-        _require_own(path, found, file.fileno())
+        require_own(path, found, file.fileno())
         _require_own_way(path.absolute())
         if found.st_size > _LIMIT:
             raise UsageError(f"{path} has more than {_LIMIT:,} bytes", f"Keep only lines NAME=value in it. {INSTEAD}")
@@ -75,7 +75,7 @@ def _require_own_way(path: Path) -> None:
             at = at.parent
         elif here.is_symlink() and links < _LINKS:
             links += 1
-            _require_own(here, here.lstat())
+            require_own(here, here.lstat())
             holders.add(at)
             target = here.readlink()
             at = Path(target.anchor) if target.anchor else at
@@ -83,10 +83,10 @@ def _require_own_way(path: Path) -> None:
         else:
             at = here
     for directory in holders | {at.parent}:
-        _require_own(directory, directory.stat())
+        require_own(directory, directory.stat())
 
 
-def _require_own(path: Path, found: os.stat_result, place: Path | int | None = None) -> None:
+def require_own(path: Path, found: os.stat_result, place: Path | int | None = None) -> None:
     reason = None
     if found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user ({_name(found.st_uid)})"
@@ -94,7 +94,7 @@ def _require_own(path: Path, found: os.stat_result, place: Path | int | None = N
         return  # every link has all bits of the mode
     elif found.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         reason = "can be written to by every user"
-    elif found.st_mode & stat.S_IWGRP and not _is_private(found):
+    elif found.st_mode & stat.S_IWGRP and not is_private(found):
         reason = "can be written to by its group"
     elif found.st_mode & stat.S_IWGRP and has_acl(path if place is None else place):
         reason = "has an access control list by which others may write to it"
@@ -106,7 +106,7 @@ def _require_own(path: Path, found: os.stat_result, place: Path | int | None = N
         )
 
 
-def _is_private(found: os.stat_result) -> bool:
+def is_private(found: os.stat_result) -> bool:
     """Return true if the group is the owner's own and has no other members, as on systems that give each user a group."""
     with suppress(KeyError):
         owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)

@@ -1,6 +1,6 @@
 """Recognises a database whose objects of pgvigil another state of pgvigil made, or somebody changed.
 
-What a command then asks for is missing there, or has another shape. That is no defect of pgvigil: the command says what it missed.
+What a command then asks for is missing there, or has another shape. That is not a defect of pgvigil: the command says what it missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HINT = (
     "See pgvigil status, which compares the migrations here with those of the database, and pgvigil validate, which "
     "names what was changed."
 )
-# In any language of the server: what stands in quotes, is called, or is qualified.
+# In any language of the server: a name in quotes, one that is called, or one that is qualified.
 _NAME = re.compile(r"[\"«»„“”'](\w[\w.]*)[\"«»“”']|([\w.]+)\(|(\w+\.\w+)")
 
 

@@ -1,7 +1,7 @@
 """Whose rights a statement of ours runs with. What belongs to the owner of the tables may hold code of his, in triggers, CHECKs and
 functions, and nobody who has more rights than he has may run that with them.
 
-SET ROLE is no boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is one: no SET ROLE is
+SET ROLE is not a boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is one: no SET ROLE is
 possible inside. Its end is that of pgvigil.finish_owner_code, which may not be there yet: what is deferred runs, cursors that are held
 (they are computed at the COMMIT) are closed, and a path that the code has left is taken back.
 

@@ -150,7 +150,7 @@ _PLAIN = (
     "uuidv7",
 )  # fmt: skip
 
-# What a view, a body that is kept parsed, a default or a generated column may stand on: our own functions, which are looked at by
+# What a view, a body that is kept parsed, a default or a generated column may depend on: our own functions, which are looked at by
 # themselves, and what came with the server. Pinned objects have no rows in pg_depend. Few joins: planning is most of what this takes.
 _FOREIGN = """
     WITH schemas AS (SELECT oid FROM pg_namespace WHERE nspname IN ('pgvigil', 'instrumentation')),
@@ -234,14 +234,14 @@ def require_shipped(conn: psycopg.Connection[Any]) -> None:
     assert search_path is not None  # noqa: S101 - a SELECT without FROM has a row
     conn.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)")
     try:
-        told = list(_differences(conn))
+        found = list(_differences(conn))
     finally:
         if not conn.closed and conn.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:
             conn.execute("SELECT pg_catalog.set_config('search_path', %s, false)", search_path)
-    if told:
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ConnectError(
-            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(told[:5])}{more}",
+            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(found[:5])}{more}",
             "Nothing of them was called. See what changed as the owner of the tables, who may run them: pgvigil validate.",
         )
 
@@ -267,9 +267,9 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
     reading.start()
     plans_code = is_possible(conn)
-    told = sorted(planned_code(conn, _SCHEMAS)) if plans_code else []
-    yield from told
-    if told:
+    found = sorted(planned_code(conn, _SCHEMAS)) if plans_code else []
+    yield from found
+    if found:
         return  # the ledger is a table, too
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"
@@ -293,11 +293,11 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in trees}
         not_plain = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN)))
         reading.join()
-        told = list(_functions(conn, schema, functions.fetchall()))
+        replaced = list(_functions(conn, schema, functions.fetchall()))
         yield from sorted(row[0] for row in foreign)
         for oid, function in not_plain:
             yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
-        yield from told
+        yield from replaced
 
 
 def _functions(conn: psycopg.Connection[Any], schema: str, found: list[Any]) -> Iterator[str]:

@@ -144,6 +144,7 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
 
 @pytest.mark.client_side
 @pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS"])
+@pytest.mark.slow(first=1)
 def test_settings_that_come_with_the_call_change_no_outcome(
     call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
@@ -174,7 +175,7 @@ def test_a_limit_that_ends_the_start_of_a_connection_is_lifted_for_the_next(
             raise ConnectError("cannot connect: FATAL: terminating connection due to transaction timeout")
         return opened(target, purpose, wait=wait)
 
-    monkeypatch.setattr(connections, "open_connection", ended)
+    monkeypatch.setattr(connections.connection, "open_connection", ended)
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
         assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
 
@@ -349,6 +350,7 @@ WITH_ONE_SESSION = [
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh: Database, tmp_path: Path) -> None:
     with pgbouncer(fresh.server, "session", 1) as url:
         for words, code, said in WITH_ONE_SESSION:
@@ -361,6 +363,7 @@ def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_no_scratch_database_is_left_behind_through_a_pool(run: Run, fresh: Database, tmp_path: Path) -> None:
     """A pooler keeps its session of the scratch database, without a name, when ours is closed."""
     with pgbouncer(fresh.server, "session", 1) as url:
@@ -422,6 +425,7 @@ LOST = [
 @pytest.mark.client_side
 @pytest.mark.parametrize("how", ["cut", "terminated"])
 @pytest.mark.parametrize(("state", "words", "at", "code"), LOST, ids=lambda value: str(value).strip("()"))
+@pytest.mark.slow(first=6)
 def test_a_lost_connection_is_told_as_that(
     run: Run,
     pg: Server,
@@ -527,6 +531,7 @@ ON_STANDBY = [
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_on_a_standby_every_command_works_or_says_so_in_a_sentence(call: Run, mortal: Mortal) -> None:
     mortal.end(signal.SIGINT)
     (mortal.server.data / "standby.signal").touch()
@@ -738,6 +743,7 @@ UNFIT = {
 
 @pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.slow(first=5)
 def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existing: Database, case: str) -> None:
     statements, words = UNFIT[case]
     existing.execute(statements)

@@ -96,6 +96,7 @@ def oddly_named(request: pytest.FixtureRequest, existing: Database) -> Iterator[
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
+@pytest.mark.slow(first=1)
 def test_every_command_printed_for_an_oddly_named_database_can_be_pasted(
     run: Run, oddly_named: Database, tmp_path: Path
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_defect_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_progress_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
-    with guarded(), display.journal() as log:
+    with guarded(), display.reporter() as log:
         log(HOSTILE)
     said = capsys.readouterr().err
     assert not SEEN.search(said)

@@ -839,6 +839,7 @@ def test_a_runner_killed_with_kill_9_leaves_no_job_running_and_the_next_one_goes
 # --- a plain table becomes a partitioned one -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_table_is_converted_while_its_writers_write_and_no_row_is_lost(call: Run, broken: Database) -> None:
     stop = threading.Event()
     written: list[str] = []

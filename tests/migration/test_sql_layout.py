@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgvigil import project
+from pgvigil.migration import files
 from pgvigil.migration.sql_lexer import Statement, statements
 
 pytestmark = pytest.mark.client_side
@@ -77,3 +78,18 @@ def test_each_comment_says_more_than_the_name(path: Path) -> None:
 )
 def test_a_comment_that_repeats_the_name_is_found(sql: str, vacuous: bool) -> None:
     assert is_vacuous(statements(sql)[0]) is vacuous
+
+
+def test_no_function_or_type_is_made_or_changed_while_the_tables_of_the_application_are_locked() -> None:
+    """The verdict reads them before: pgvigil.validate.catalog.snapshot.read_early."""
+    locked = [
+        statement
+        for migration in files.load(project.MIGRATIONS)
+        if migration.revision >= "011" and migration.transactional and migration.revision < "014"
+        for statement in migration.statements
+    ]
+    first = next(place for place, statement in enumerate(locked) if statement.starts_with("LOCK"))
+    changed = re.compile(
+        r"\b(CREATE|ALTER|DROP)\s+(OR\s+REPLACE\s+)?(FUNCTION|PROCEDURE|ROUTINE|AGGREGATE|TYPE|DOMAIN)\b", re.IGNORECASE
+    )
+    assert [statement.text for statement in locked[first:] if changed.search(statement.text)] == []

@@ -442,6 +442,7 @@ def arranged(request: pytest.FixtureRequest, installed: Callable[..., Installati
     return installed(**ARRANGEMENTS[request.param])
 
 
+@pytest.mark.slow(first=2)
 def test_in_each_arrangement_everything_of_ours_belongs_to_the_owner_or_to_nobody(arranged: Installation) -> None:
     arranged.migrate()
     owners = arranged.execute(
@@ -456,6 +457,7 @@ def test_in_each_arrangement_everything_of_ours_belongs_to_the_owner_or_to_nobod
     assert owners == [("pgvigil_owner" if arranged.owner == "postgres" else arranged.owner,)]
 
 
+@pytest.mark.slow(first=2)
 def test_in_each_arrangement_the_result_is_valid(
     arranged: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +471,7 @@ def test_in_each_arrangement_the_result_is_valid(
     assert (code, said.splitlines()[-1].split(":")[0]) == (0, "VALID"), said
 
 
+@pytest.mark.slow(first=2)
 def test_in_each_arrangement_all_jobs_run_and_health_is_asked(arranged: Installation) -> None:
     arranged.migrate()
     arranged.run_all_jobs()

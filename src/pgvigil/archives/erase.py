@@ -103,7 +103,7 @@ def _erase(
 
 
 def _is_still_there(conn: psycopg.Connection, archive: Archive, session: str) -> bool:
-    """Tell whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
+    """Return whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
     if archive.source != "deleted_sessions":
         return True
     return (

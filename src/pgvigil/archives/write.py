@@ -27,7 +27,7 @@ from pgvigil.backup.create import origin
 from pgvigil.errors import ArchiveError, JobError, PgvigilError, PreconditionError
 from pgvigil.migration import ledger
 from pgvigil.owner import Owner, confine, confined, owner_of_table, rows
-from pgvigil.text import quoted
+from pgvigil.text import counted, quoted
 
 TABLE = "pgvigil.archives"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,7 +69,7 @@ def owner_of_archives(conn: psycopg.Connection) -> Owner:
 
 
 def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progress: Callable[[str], None]) -> None:
-    """Archive what waits for it. `did` is told the rows of each archive. Raises JobError, after all of them, if some failed."""
+    """Archive what waits for it. `did` is called with the rows of each archive. Raises JobError, after all of them, if some failed."""
     if rows(conn, "keeps boolean", "SELECT pgvigil.keeps_archive()") != [(True,)]:
         did(0, "no retention policy that is in use has keep_archive")
         return
@@ -103,7 +103,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
                 failures.append(f"{unit}: {said}")
                 did(0, f"not archived: {failures[-1]}")
                 continue
-            did(count, f"archived {unit} ({count:,} rows)")
+            did(count, f"archived {unit} ({counted(count, 'row')})")
     clean(conn, owner, store.location, lambda note: did(0, note))
     if failures:
         raise JobError(

@@ -107,9 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
 
             print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            rendered = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if without:
         print(f"hint: {_way_in(without, target)}", file=sys.stderr)
     if arguments.output:
@@ -148,8 +148,8 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
         if arguments.fix_sql:
             print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            rendered = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
@@ -193,7 +193,7 @@ def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
-    """None too where the ledger cannot be read: that is for the report to tell, if the tables lie where they mostly do."""
+    """None too where the ledger cannot be read: the report says it, if the tables are where they mostly are."""
     from pgvigil.migration import ledger
 
     try:

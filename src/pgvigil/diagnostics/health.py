@@ -102,7 +102,7 @@ class Health:
 
 
 def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool = False) -> Health:
-    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `tell`.
+    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `log`.
 
     Raises ConnectError, PreconditionError for a database that is not migrated as far as this, and what remake() raises.
     """

@@ -1,6 +1,6 @@
 """The jobs that need a client: what PostgreSQL does in no transaction, and backups. begin_job has taken the job's lock.
 
-Each is a function of a Run, which it tells of all it does; it raises a PgvigilError when it failed. What it did stays.
+Each is a function of a Run, to which it reports all it does; it raises a PgvigilError when it failed. What it did stays.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Run:
         self._report(count, note, None, False, through_with)
 
     def end(self, failure: str | None) -> int:
-        """Closes the row and lets go of the lock; returns what was done in all."""
+        """Closes the row and releases the lock; returns what was done in all."""
         total = self._report(0, None, failure, True, None)
         execute(self.conn, "SELECT pgvigil.release_job(%s)", (self.run_id,))
         return total
@@ -118,12 +118,12 @@ ORDER BY 1"""
 
 
 def _reindex(run: Run) -> None:
-    def drop_leftover(name: str, told: Trace) -> None:
-        lock_retry.drop_leftover(run.conn, name, told)
+    def drop_leftover(name: str, trace: Trace) -> None:
+        lock_retry.drop_leftover(run.conn, name, trace)
         run.did(note=f"dropped {name}, which a REINDEX that did not finish had left")
 
-    def rebuild(name: str, told: Trace) -> None:
-        told.at = (name, 0)
+    def rebuild(name: str, trace: Trace) -> None:
+        trace.at = (name, 0)
         concurrent_indexes.rebuild(run.conn, name, lambda words: run.did(note=words))
         run.did(1, through_with=name)
 
@@ -136,11 +136,11 @@ def _vacuum(run: Run) -> None:
     warned: list[str] = []
     run.conn.add_notice_handler(lambda notice: warned.append(notice.message_primary or ""))
 
-    def vacuum(name: str, told: Trace) -> None:
-        told.at = (name, 0)
+    def vacuum(name: str, trace: Trace) -> None:
+        trace.at = (name, 0)
         warned.clear()
         run.conn.execute(f"VACUUM {name}".encode())
-        if warned:  # a table of another owner is no error to VACUUM
+        if warned:  # for VACUUM a table of another owner is not an error
             raise JobError(f"{name}: {'; '.join(warned)}")
         run.did(1, through_with=name)
 

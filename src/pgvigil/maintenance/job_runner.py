@@ -1,5 +1,5 @@
-"""Running the jobs of pgvigil.jobs, by the schedule that stands there. Most of the work, its lock and its record are the server's,
-pgvigil.run_job; what needs a client is in upkeep, under the same lock and in the same record.
+"""Running the jobs of pgvigil.jobs, by the schedule that is there. Most of the work, its lock and its record are the server's,
+pgvigil.run_job; a job that needs a client is in client_jobs.py, under the same lock and in the same record.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pgvigil.shipped import require_shipped
 
 @dataclass(frozen=True)
 class Job:
-    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is off or waits for consent."""
+    """A row of pgvigil.job_status. `next_due` is in the past when it is due, and is None when it is off or waits for consent."""
 
     job: str
     every: timedelta
@@ -183,7 +183,7 @@ def _run(
             finally:
                 if not conn.closed:
                     conn.execute("SET lock_timeout = 0")
-        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, does not concern another job
             see_rows(own)
             return _run_here(own, target, job.job, options, log, only_if_due=only_if_due)
     try:
@@ -245,7 +245,7 @@ def _run_here(
     except (PgvigilError, psycopg.Error) as error:
         said = error.message if isinstance(error, PgvigilError) else _shown(" ".join(str(error).split())) or ""
         hint = error.hint if isinstance(error, PgvigilError) else ""
-        with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
+        with suppress(psycopg.Error, LockedError):  # then the next run reports that this one died
             run.end(said)
         if isinstance(error, ConnectError):
             raise

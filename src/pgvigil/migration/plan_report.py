@@ -1,4 +1,4 @@
-"""A plan of a migration for people: what is there, what runs, what it adds to the application's tables, what stands in the way.
+"""A plan of a migration for people: what is there, what runs, what it adds to the application's tables, what prevents it.
 
 Only reads. Counts of values outside a column's list read the whole table, as the migration itself does.
 """

@@ -30,7 +30,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 class SqlError(ValueError):
-    """Text that is no SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
+    """Text that is not SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)

@@ -35,7 +35,7 @@ Role = Literal["viewer", "admin"]
 COOKIES: Final = ("__Host-pgvigil", "pgvigil")
 COOKIE_SECONDS: Final = 12 * 3600
 # Polls of open pages: their answers are shared, and one principal may have many pages open.
-_POLLS: Final = 1200
+POLLS: Final = 1200
 _MINUTE: Final = 60.0
 _ROLES: Final = ("viewer", "admin")
 
@@ -317,9 +317,9 @@ class Access:
         polls = self._polls[key] = self._polls.get(key, 0) + 1
         left = str(max(1, round(self._polls_end - now)))
         request.state.rate_limit = {
-            "RateLimit-Limit": str(_POLLS), "RateLimit-Remaining": str(max(0, _POLLS - polls)), "RateLimit-Reset": left,
+            "RateLimit-Limit": str(POLLS), "RateLimit-Remaining": str(max(0, POLLS - polls)), "RateLimit-Reset": left,
         }  # fmt: skip
-        if polls > _POLLS:
+        if polls > POLLS:
             raise of_status(429, {"Retry-After": left})
         return found
 

@@ -72,7 +72,7 @@ _OUTSIDE = re.compile(
 )
 
 
-REPLACED = "start-up of the application"  # what a note about these is told of
+REPLACED = "start-up of the application"  # the object of a note about these
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _FIRST = (
 
 
 def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> str:
-    """The first schema is the application's: what lies there is written without a schema. None named: all."""
+    """The first schema is the application's: its objects are written without a schema. None named: all."""
 
     names = list(dict.fromkeys(schemas)) or all_schemas(conn) or ["public"]
     found = snapshot(conn, Scope(tuple(names), everywhere=not schemas), names[0])
