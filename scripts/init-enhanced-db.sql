@@ -364,7 +364,7 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others anew, which would run at the COMMIT with the rights of whoever commits
+    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
     -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
     -- of a user's table was read, none did.
     LOOP
@@ -1002,7 +1002,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'ebf10a9c2408d2d3de887b32d7c2ca09f94b78c4970169ea6d1e1dd9e0fc6c71', 'fd7f0fee395770651e59761b6661cc24f98abddfc9c3e172ce25ee076d87ba6d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '4f30a835a504c25d7e7383f8a4923fbdc5228cf185e228bd78821ff2bfabe030', '404684f3690708250adde73cbdbf97a612bd32ac48c4bcfdb6195c2cb3c9fb44', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
