@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 
 OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where nobody else does
 
-# A trigger that SET CONSTRAINTS fires may defer others anew, which would run at the COMMIT with the rights of whoever commits (from
+# A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits (from
 # PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page of a user's table was read, none did.
 _END = """
         LOOP
