@@ -350,6 +350,56 @@ RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user
 COMMENT ON FUNCTION pgvigil.actor() IS
     'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- Rows that a policy hides are never taken for rows that are not there. For the current role, which in a function with
+-- its owner's rights is the owner, and for the owners: a role sees all rows if, for every command, a permissive policy
+-- for it is true and no restrictive one is anything else.
+CREATE FUNCTION pgvigil.require_all_rows() RETURNS void
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    hidden record;
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname) AS table_name, r.rolname, r.oid = c.relowner AS is_owner
+    INTO hidden
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    CROSS JOIN unnest('{r,a,w,d}'::"char"[]) command
+    LEFT JOIN LATERAL (
+        SELECT p.polpermissive, coalesce(pg_get_expr(p.polqual, c.oid), 'true') = 'true'
+                                AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true' AS is_true
+        FROM pg_policy p
+        WHERE p.polrelid = c.oid AND p.polcmd IN ('*', command)
+          AND (0 = ANY (p.polroles)
+               OR EXISTS (SELECT FROM unnest(p.polroles) o WHERE pg_has_role(r.oid, o, 'USAGE')))) q ON true
+    WHERE c.relrowsecurity
+      AND c.relkind IN ('r', 'p')
+      AND n.nspname IN ('pgvigil', 'instrumentation', pgvigil.application_schema())
+      AND NOT r.rolsuper
+      AND NOT r.rolbypassrls
+      AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+    GROUP BY n.nspname, c.relname, c.relowner, r.oid, r.rolname, command
+    HAVING NOT (coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
+                AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true))
+    ORDER BY 1, 2
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a row-level security policy may hide rows of % from role "%": they would be taken for rows '
+                        'that are not there', hidden.table_name, hidden.rolname
+              USING ERRCODE = 'insufficient_privilege',
+                    HINT = CASE WHEN hidden.is_owner
+                                THEN format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY; or: ', hidden.table_name)
+                                ELSE '' END
+                           || format('CREATE POLICY pgvigil_%s ON %s TO %I USING (true);',
+                                     CASE WHEN hidden.is_owner THEN 'owner' ELSE 'jobs' END, hidden.table_name,
+                                     hidden.rolname);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_all_rows() IS
+    'Raises an error if row security may hide rows of the application '
+    'or of pgvigil from the current role or their owner';
+
 -- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
 -- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
 -- a plain SET outlives the SET clause of the function that it runs in. The path may be anything here, so every name is
@@ -364,7 +414,7 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
+    -- A trigger that fires here may defer others anew, which would run at the COMMIT with the rights of whoever commits
     -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
     -- of a user's table was read, none did.
     LOOP
@@ -836,9 +886,9 @@ BEGIN
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
             SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                            FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS from_,
                    pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+                                            FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS to_) b
         WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
         IF FOUND AND taken.from_ <= lower_ THEN
             lower_ := taken.to_;
@@ -1002,7 +1052,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '4f30a835a504c25d7e7383f8a4923fbdc5228cf185e228bd78821ff2bfabe030', '404684f3690708250adde73cbdbf97a612bd32ac48c4bcfdb6195c2cb3c9fb44', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'ce4dcb09db991708a2319e0200e59b38c22dd7e35f4347479f71f145f03a73ae', 'b8254d988aa1442dc4a07b246f433810b541c5e320276a318e5db1cc8dfb11f7', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -1542,10 +1592,16 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
+-- Pinned: last_row must not depend on how the session that deletes spells floats, intervals, ranges and the like.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -1573,38 +1629,48 @@ SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
 DECLARE
-    archived_id pg_catalog.uuid;
+    archived pg_catalog.timestamptz;
+    of_session pg_catalog.uuid;
 BEGIN
+    -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+        IF archived IS NULL THEN
+            IF NOT FOUND THEN
+                PERFORM pgvigil.require_all_rows();
+            END IF;
             RETURN NEW;
         END IF;
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-        -- In a cascade the session itself is gone already, so its children may follow.
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
-            RETURN OLD;
-        END IF;
+        of_session := NEW.session_id;
     ELSE
-        SELECT id INTO archived_id FROM "{app}".sessions
-        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id)
-          AND archived_at IS NOT NULL
-        LIMIT 1;
-        IF NOT FOUND THEN
-            RETURN NEW;
+        of_session := OLD.session_id;
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id;
+        -- In a cascade the session itself is gone already, so its children may follow.
+        IF NOT FOUND AND (TG_OP OPERATOR(pg_catalog.=) 'UPDATE'
+                          OR pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1) THEN
+            PERFORM pgvigil.require_all_rows();
+        END IF;
+        IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+            IF archived IS NULL THEN
+                RETURN OLD;
+            END IF;
+        ELSIF archived IS NULL THEN
+            IF NEW.session_id OPERATOR(pg_catalog.<>) OLD.session_id THEN
+                of_session := NEW.session_id;
+                SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+                IF NOT FOUND THEN
+                    PERFORM pgvigil.require_all_rows();
+                END IF;
+            END IF;
+            IF archived IS NULL THEN
+                RETURN NEW;
+            END IF;
         END IF;
     END IF;
-    RAISE EXCEPTION 'session % is archived and read-only', archived_id
+    RAISE EXCEPTION 'session % is archived and read-only', of_session
           USING ERRCODE = 'object_not_in_prerequisite_state',
                 HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
-                                         archived_id);
+                                         of_session);
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
@@ -1639,7 +1705,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '2b40f0552d395ef90b60cd41de6d29cb58ac6090f49a88ef79e562b159a95642', 'ffbc57d512766ca91c65d2593b870b82031998d2edec07745560ca6cf4f3d3b6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '99a5aba7451aeda45979e3e47ff8ba2489b94854bb11b3880c5643710a9b4349', '5d7d436c3896f3364fcbdaab02ea86150111f2c906751e3e3aa2db42fece5b89', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -1947,7 +2013,7 @@ BEGIN
               USING ERRCODE = 'active_sql_transaction',
                     HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
     END IF;
-    PERFORM pgvigil.lock_session_counters();
+    PERFORM pgvigil.require_all_rows(), pgvigil.lock_session_counters();
     RETURN QUERY
     WITH wrong AS MATERIALIZED (
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts,
@@ -1970,7 +2036,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'd8316e9d0b23d454c61f60e509bb2c13c9c92673596934ec47b129603eda913d', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '0fcd6a873f09233fb417a6eef6de1190db4eb9f0181fef7b0fa00a2b73954443', '49fb6581ab3ab2fe9fc9526f53cd0deaba9f88443c4a8108ebe4d8e95c296e88', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -2303,10 +2369,16 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_truncated_sessions
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
                LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
@@ -2342,6 +2414,7 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only'
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -2483,6 +2556,7 @@ RETURNS void
 LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET extra_float_digits = 1
 AS $$
 BEGIN
     PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
@@ -2846,7 +2920,7 @@ BEGIN
         RAISE EXCEPTION 'there is no job %', job_name
             USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
-    PERFORM pgvigil.require_no_subscription();
+    PERFORM pgvigil.require_no_subscription(), pgvigil.require_all_rows();
     FOR other IN
         SELECT r.id, r.pid, r.actor
         FROM pgvigil.job_runs r
@@ -2939,14 +3013,19 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS
     'Items already completed by unfinished runs of this job in the current interval';
 
--- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
--- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
+-- One transaction of a job, with the owner's rights whoever runs it, and the same with all settings of a session. In a
+-- function with its owner's rights no SET ROLE is possible, and finish_owner_code leaves nothing for the COMMIT, which
+-- the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
 RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql
 VOLATILE
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET TimeZone = 'UTC'
+SET quote_all_identifiers = off
 AS $$
 DECLARE
     run  pgvigil.job_runs;
@@ -3019,9 +3098,12 @@ BEGIN
         END IF;
     END;
     COMMIT;
+    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
     COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     IF run_id IS NULL THEN
         RETURN;
     END IF;
@@ -3030,6 +3112,7 @@ BEGIN
         INTO rows, more, failure, refused
         FROM pgvigil.job_step(run_id, refused) s;
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     END LOOP;
     PERFORM pgvigil.release_job(run_id);
     IF failure IS NOT NULL THEN
@@ -3125,6 +3208,7 @@ CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
 LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
 AS $$
 DECLARE
     policies text[];
@@ -3198,6 +3282,7 @@ DECLARE
     cutoff timestamptz :=
         (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'),
                      (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
@@ -3353,9 +3438,9 @@ SELECT p.parent_table,
        CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname
             ELSE c.relname::text END AS partition,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+                                      FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AS from_time,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+                                      FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AS to_time,
        greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes,
        c.oid AS partition_oid
 FROM pgvigil.partition_policies p
@@ -3668,7 +3753,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9599bd52b1fb0ec7d578cb09d44def9c0a5c242b496717c32a9b9799ca02d92c', '9983ef94686a446ae8748ae0553de68b943eb99cd64699cb973f84583c198904', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'b8508d8a6d12c9646638d5bf7cbf95e48e5a315a0c2bbc42efe24bea4c6d9358', 'd3a2d2ab885286a8bd6df86066814c4c594e3ee50d1aeb219ca75807c392007c', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4176,6 +4261,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
+    PERFORM pgvigil.require_all_rows();
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
         EXECUTE format('INSERT INTO %s AS a (aggregation_type, bucket_width, time_bucket, aggregation_data, origin)
                         SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d
@@ -4223,7 +4309,7 @@ END $$;
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '111a66723f3424bfb7f2807396593ebfc8f1044d2db764727edbfbc7baf16ca4', 'de5b91cbf8371b6cd2d50f41e48907237e12330d4f2b44dededeb032080a3185', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '4eeedf4d6f7a9e1f34bf4c1106196183f9f80b5b1836c5b1fdf02615d20276e6', 'cdf30e1623a3bd1f1faa06f22276f6a3b1efb78ec9a41e6b39aec41c10ee8d0d', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
@@ -5632,6 +5718,7 @@ DECLARE
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -5698,6 +5785,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
@@ -5868,9 +5956,9 @@ BEGIN
     SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I'
-                      THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I',
+                      THEN format('Build its index on each partition that has none, and attach it to %I.%I',
                                   n.nspname, c.relname)
-                      WHEN c.relname ~ '_cc(new|old)\d*$'
+                      WHEN c.relname ~ '_cc(new|old)[0-9]*$'
                           THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
                       ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -6418,7 +6506,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
      'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '94c9f423300d9ec72bfa80aa90097f8e0ce7b2373de469d97163b7d2e6bea0d3', '08ccc68efcd36f08f433ec4add3d0279940ba16aa0ddbdea9d651c194990c6c6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '7532bf545976fa7da22e89b339aff1374d098e0673ff5e10a24e7f9cf2e505aa', '690a0d2fb38d69fa73912d23e328c3dde7f2f1cc9d2d276be9862db7aeacbd7f', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -6800,7 +6888,7 @@ DECLARE
         'pgvigil.handoff_stats(interval, timestamptz, timestamptz), pgvigil.performance_trends(interval, '
         'timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(), pgvigil.stored_statuses(), '
         'pgvigil.due_sessions(text), pgvigil.preview_jobs(), pgvigil.days_kept(), pgvigil.due_partitions(), '
-        'pgvigil.unheard_sources()';
+        'pgvigil.unheard_sources(), pgvigil.require_all_rows()';
     readable  CONSTANT text :=
         'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, '
         'pgvigil.tolerated_values, pgvigil.displaced_tables, pgvigil.displaced_objects, '
@@ -6883,7 +6971,7 @@ BEGIN
             TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e04223116869006b89c3959cbeb4f9472bbfa4dd7df2cdaf0a711148cb3cf1cf', 'e7ed5224774d936bd283f7c01e0b6da029cfcbdcdaecc260efc4232fdf57821d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '2cc7f65a2b34ec22718bd839dc530eaa84818a3e403255579c70e132ab74335b', 'c581f4f07ffeed7a28094989aec6fb9ebc2ae908371290ec858b054786e8733d', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction

@@ -503,6 +503,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
+    PERFORM pgvigil.require_all_rows();
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
         EXECUTE format('INSERT INTO %s AS a (aggregation_type, bucket_width, time_bucket, aggregation_data, origin)
                         SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d

@@ -130,6 +130,7 @@ DECLARE
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -196,6 +197,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
@@ -366,9 +368,9 @@ BEGIN
     SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I'
-                      THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I',
+                      THEN format('Build its index on each partition that has none, and attach it to %I.%I',
                                   n.nspname, c.relname)
-                      WHEN c.relname ~ '_cc(new|old)\d*$'
+                      WHEN c.relname ~ '_cc(new|old)[0-9]*$'
                           THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
                       ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace

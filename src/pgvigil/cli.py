@@ -65,7 +65,9 @@ def _main(argv: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 130
-    except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not pass for findings
+        if database.is_lost(error):  # of a library between the server and us
+            return _fail(database.lost(error), arguments, argv or ())
         return _defect(arguments, argv or ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -168,11 +169,15 @@ class BlockerMonitor(Observer):
 
 
 def retry_on_lock(
-    attempt: Callable[[], T], *, budget: float, monitor: BlockerMonitor, waited: Callable[[int, list[Blocker]], None]
+    attempt: Callable[[], T],
+    *,
+    budget: float,
+    monitor: BlockerMonitor,
+    waited: Callable[[int, list[Blocker], str], None],
 ) -> T:
     """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget` seconds in all.
 
-    `waited` is called after each attempt that failed, with its number and its blockers.
+    `waited` is called after each attempt that failed, with its number, its blockers and what it waited for.
 
     `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is spent.
     """
@@ -186,14 +191,21 @@ def retry_on_lock(
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             blockers = monitor.take() or blockers  # on a busy machine a short wait may not be seen
-            waited(tries, blockers)
+            what = _lock_of(error)
+            waited(tries, blockers, what)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + pause > deadline:
                 raise LockedError(
-                    f"a table lock was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
+                    f"{what} was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
                     "End that transaction (SELECT pg_terminate_backend(pid)) or wait for its end, then run this again.",
                 ) from error
             time.sleep(pause)
+
+
+def _lock_of(error: psycopg.Error) -> str:
+    """Return in words what was waited for: a table, or a row that another transaction makes at the same time."""
+    row = re.search(r"index tuple \S+ in relation \"(.+)\"", error.diag.context or "")
+    return f"a lock on a row that another transaction is writing too ({row[1]})" if row else "a table lock"
 
 
 def names(blockers: list[Blocker]) -> str:

@@ -59,7 +59,7 @@ _IN = re.compile(r"(^|,)in ")
 _RESULT = re.compile(
     r"\s*RETURNS\s+(TABLE\s*\([^)]*\)|(?:SETOF\s+)?(?:double precision|[\w.]+)(?:\[\])?)", re.IGNORECASE
 )
-_SETTING = re.compile(r"\bSET (\w+) (?:=|TO) (\w+(?:, \w+)*)")
+_SETTING = re.compile(r"\bSET (\w+) (?:=|TO) '?((?<=')[^']*|\w+(?:, \w+)*)")
 
 
 @lru_cache(4096)

@@ -58,6 +58,11 @@ def test_no_line_ends_in_blanks_or_holds_a_tab() -> None:
     assert [place for place, line in lines() if line != line.rstrip() or "\t" in line] == []
 
 
+def test_no_literal_holds_a_backslash() -> None:
+    """A function is read in the session that calls it: with standard_conforming_strings = off, a backslash means something else."""
+    assert [place for place, line in lines() if "\\" in line.partition("--")[0]] == []
+
+
 def test_each_attribute_of_a_function_has_a_line_of_its_own() -> None:
     assert [place for place, line in lines() if _SEVERAL.match(line)] == []
 

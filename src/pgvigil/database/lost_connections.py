@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from pgvigil.errors import ConnectError
+from pgvigil.errors import ConnectError, PgvigilError
 
 # Reasons for which the server ends a session: shutdown, crash, an administrator, a timeout, a database that is dropped.
 _ENDED = ("57P", "25P03", "25P04", "08")
@@ -25,8 +25,11 @@ def is_lost(error: BaseException | None) -> bool:
 
 def lost(error: BaseException, meanwhile: str = "") -> ConnectError:
     """Return the error to raise for one of which `is_lost` is true."""
-    said = next((one for one in _causes(error) if isinstance(one, psycopg.Error) and one.sqlstate), None)
-    words = " ".join(str(said or error).split())
+    # SQLAlchemy, between the server and pgvigil, adds an address to the words; its own errors say only what it can no longer do.
+    causes = [one for one in _causes(error) if isinstance(one, psycopg.Error)]
+    said = next((one for one in causes if one.sqlstate), None) or next(iter(causes), None)
+    ours = error if isinstance(error, PgvigilError) else "the server or the network ended it"
+    words = " ".join(str(said or ours).split())
     return ConnectError(f"the connection was lost{meanwhile}: {words}", "Read the server's log, then run this again.")
 
 

@@ -54,13 +54,13 @@ class Attempts:
         trace = Trace(self._policy, self._monitor.take)
         waits: list[dict[str, Any]] = []
 
-        def waited(number: int, blockers: list[locks.Blocker]) -> None:
+        def waited(number: int, blockers: list[locks.Blocker], what: str) -> None:
             file, line = trace.at
             waits.append(
                 {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
             )
             self._log.add("waits", waits[-1])
-            self._log(f"  waiting for a table lock at {trace.place} (try {number}), held by {locks.names(blockers)}")
+            self._log(f"  waiting for {what} at {trace.place} (try {number}), held by {locks.names(blockers)}")
 
         try:
             locks.retry_on_lock(lambda: step(trace), budget=self._budget, monitor=self._monitor, waited=waited)
@@ -69,7 +69,7 @@ class Attempts:
             if not self._monitor.gave_up:
                 raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
             blockers = self._monitor.take()
-            waited(1, blockers)
+            waited(1, blockers, "older transactions")
             raise LockedError(
                 f"{where} has waited {self._policy.seconds:.0f} s for {locks.names(blockers)}",
                 "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again; "
