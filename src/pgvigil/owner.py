@@ -22,6 +22,17 @@ from psycopg.rows import tuple_row
 
 OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where nobody else does
 
+# The owner of what is ours, if who is connected is a superuser and the owner is another role that somebody can act as. The path may be
+# the owner's.
+UNDER_SUPERUSER = """
+    SELECT o.rolname::pg_catalog.text
+    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) n.nspowner
+    JOIN pg_catalog.pg_roles u ON u.rolname OPERATOR(pg_catalog.=) current_user
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND u.rolsuper AND NOT o.rolsuper
+      AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner'
+           OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) m.member
+                      WHERE m.roleid OPERATOR(pg_catalog.=) o.oid AND NOT r.rolsuper))"""
+
 # A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits (from
 # PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page of a user's table was read, none did.
 _END = """
