@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pgvigil.validate.catalog.object_ref import ObjectRef
 
@@ -74,8 +74,7 @@ _OUTSIDE = re.compile(
 REPLACED = "start-up of the application"  # what a note about these is told of
 
 
-@dataclass(frozen=True)
-class Unchecked:
+class Unchecked(NamedTuple):
     """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
 
     objects: str
