@@ -125,9 +125,9 @@ class Visitor:
         return tab
 
     def shown(self, page: str = "") -> Any:
-        """A tab whose page has its first answer, and its list."""
+        """A tab whose page has all its answers, and its list."""
         tab = self.open(page)
-        tab.wait_for_selector("body[data-polled]")
+        tab.wait_for_selector("body[data-complete]")
         for place in tab.query_selector_all(".list"):
             place.wait_for_element_state("visible")
         if tab.query_selector(".list"):
@@ -198,6 +198,7 @@ def test_a_wrong_token_is_refused_in_words(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("to", ["//evil.example", "https://evil.example", "javascript:alert(1)", "/", "../../.."])
+@pytest.mark.slow(first=1)
 def test_a_login_leads_nowhere_else(visit: Visit, tokens: dict[str, Any], to: str) -> None:
     tab = visit(None).open(f"login?to={to}")
     tab.fill("#token", tokens["vera"])
@@ -502,13 +503,14 @@ def axe() -> str:
 
 # A scheme changes colours alone.
 @pytest.mark.parametrize(("scheme", "rules"), [("light", RULES), ("dark", ["color-contrast", "link-in-text-block"])])
+@pytest.mark.slow(first=1)
 def test_axe_finds_nothing_on_any_page(visit: Visit, shop: Database, axe: str, scheme: str, rules: list[str]) -> None:
     visitor = visit(color_scheme=scheme, bypass_csp=True)  # for axe only, which is put into the page
     found = {}
     with connected(shop) as (_, id):
         for page in [*PAGES, "login"]:
             tab = visitor.open(page.replace("{id}", session_id(shop)))
-            tab.wait_for_selector("body[data-polled]" if page != "login" else "#content > *")
+            tab.wait_for_selector("body[data-complete]" if page != "login" else "#content > *")
             if page.startswith("session?"):
                 tab.wait_for_selector(".trail li")
             if page == "":
@@ -522,6 +524,7 @@ def test_axe_finds_nothing_on_any_page(visit: Visit, shop: Database, axe: str, s
     assert {page: one for page, one in found.items() if one} == {}
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_on_a_phone_and_nothing_is_wider_than_it(visit: Visit, shop: Database, axe: str) -> None:
     visitor = visit(viewport={"width": 360, "height": 740}, bypass_csp=True)
     for page in PAGES:
@@ -579,6 +582,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit, shop: Database) -> None:
             connection.execute("SELECT 1")
 
 
+@pytest.mark.slow
 def test_a_redraw_keeps_what_is_focused_and_open(visit: Visit, shop: Database) -> None:
     tab = visit().shown("jobs")
     tab.focus("#job-counters button")
