@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 # Types of pg_catalog as the server prints them. One of the application's schema has the same name only in quotes or with
 # its schema, because pg_catalog goes first.
-PLAIN_TYPE = re.compile(
+PLAIN_TYPE = (
     r"(text|character varying|integer|bigint|smallint|boolean|uuid|numeric|interval|jsonb?|date|double precision"
     r"|timestamp with(out)? time zone|name)(\(\d+(,\d+)?\))?(\[\])?"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pgvigil.lazily import later
@@ -64,21 +64,21 @@ class _Entry(NamedTuple):
     fix: Callable[[list[str]], str] | None = None  # from the attributes that differ
 
 
-@dataclass
 class DiffBuilder:
-    declaration: Declaration
-    found: Snapshot
-    strict: bool = False
-    to_come: tuple[str, ...] = ()  # patterns of what migrations bring that are still to come: it is not looked for
-    compared: Counter[str] = field(default_factory=Counter)
-    used_rules: set[str] = field(default_factory=set)
-    unchecked: list[Unchecked] = field(default_factory=list)
-    unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
-    whole_of: dict[ObjectRef, ObjectRef] = field(default_factory=dict)  # a partition's index → what it is part of
-    _in_force: set[ObjectRef] = field(default_factory=set)  # what no rule covers
-    _comes_later: dict[ObjectRef, bool] = field(default_factory=dict)
-    _entries: list[_Entry] = field(default_factory=list)
-    _missing: dict[ObjectRef, tuple[Attributes, str]] = field(default_factory=dict)
+    def __init__(
+        self, declaration: Declaration, found: Snapshot, strict: bool = False, to_come: tuple[str, ...] = ()
+    ) -> None:
+        """`to_come` are patterns of what migrations bring that are still to come: it is not looked for."""
+        self.declaration, self.found, self.strict, self.to_come = declaration, found, strict, to_come
+        self.compared: Counter[str] = Counter()
+        self.used_rules: set[str] = set()
+        self.unchecked: list[Unchecked] = []
+        self.unreadable: set[str] = set()  # tables whose rows were asked for
+        self.whole_of: dict[ObjectRef, ObjectRef] = {}  # a partition's index → what it is part of
+        self._in_force: set[ObjectRef] = set()  # what no rule covers
+        self._comes_later: dict[ObjectRef, bool] = {}
+        self._entries: list[_Entry] = []
+        self._missing: dict[ObjectRef, tuple[Attributes, str]] = {}
 
     def add(
         self, kind: Kind, ref: ObjectRef, expected: str, found: str, severity: Severity = "finding", fix: str = ""

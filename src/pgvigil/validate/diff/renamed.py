@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pgvigil.validate.catalog.object_ref import ObjectRef
@@ -21,12 +20,12 @@ class Rename(NamedTuple):
     different: bool = False  # it has its name, and another owner
 
 
-@dataclass
 class Renames:
-    found: Snapshot  # under the names that are wanted
-    list: list[Rename] = field(default_factory=list)
-    relations: dict[str, str] = field(default_factory=dict)  # label that is wanted → label that it has
-    nothing_differs: bool = False
+    def __init__(self, found: Snapshot, *, nothing_differs: bool = False) -> None:
+        self.found = found  # under the names that are wanted
+        self.list: list[Rename] = []
+        self.relations: dict[str, str] = {}  # label that is wanted → label that it has
+        self.nothing_differs = nothing_differs
 
     def real(self, root: str) -> str:
         return self.relations.get(root, root)
