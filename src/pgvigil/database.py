@@ -495,7 +495,7 @@ def _require_session(conn: psycopg.Connection) -> None:
     """
     ours = _backend(conn, _WHO, _ANSWERS_WITHIN)
     try:
-        other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
+        other = psycopg.connect(conninfo_of(conn), autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
         raise ConnectError(
             "a connection pooler is between pgvigil and the server, and refuses the second connection that would find out its "
@@ -526,7 +526,7 @@ def has_more_sessions(conn: psycopg.Connection, count: int = 1) -> bool:
     with ExitStack() as others:
         for _ in range(count):
             try:
-                other = psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None)
+                other = psycopg.connect(conninfo_of(conn), autocommit=True, prepare_threshold=None)
             except psycopg.OperationalError:
                 return False
             others.callback(other.close)
@@ -609,10 +609,11 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
     """Open another connection like this one. Raises psycopg.OperationalError if the server has none left."""
-    return _pinned(psycopg.connect(_again(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
+    return _pinned(psycopg.connect(conninfo_of(conn), autocommit=True, prepare_threshold=None), _BEGINS_WITHIN)
 
 
-def _again(conn: psycopg.Connection) -> str:
+def conninfo_of(conn: psycopg.Connection) -> str:
+    """Return what another connection like this one is opened with, its password included."""
     return make_conninfo("", **conn.info.get_parameters(), password=conn.info.password)
 
 
