@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 # A smaller table takes less time as text than connecting takes.
 FROM_BYTES = 16 << 20
 # Of the table, in pages. A range is held in memory.
-_RANGE_BYTES = 64 << 20
+RANGE_BYTES = 64 << 20
 # Of a batch, which stays in the processor's cache; the driver's own 16 MiB take a tenth more.
 _BATCH_BYTES = 4 << 20
 # The types that come in binary, and what DuckDB must see them as. Any other type is text before it leaves the server.
-_SEEN = {
+SEEN = {
     "smallint": "SMALLINT",
     "integer": "INTEGER",
     "bigint": "BIGINT",
@@ -161,7 +161,7 @@ def queries(
     pages, size = row or (0, 0)
     if size < FROM_BYTES:
         return []
-    count = side_by_side * -(-size // (side_by_side * _RANGE_BYTES))
+    count = side_by_side * -(-size // (side_by_side * RANGE_BYTES))
     shown = ", ".join(_shown(column) for column in columns)
     ends = [pages * number // count for number in range(count)]
     ranges = [
@@ -176,7 +176,7 @@ def queries(
 def _shown(column: Column) -> str:
     """Return a column as the driver gets it. As PostgreSQL prints it where it is text: a cast to text would pad or cut some types."""
     name = identifier(column.name)
-    return name if column.type in _SEEN else f"CASE WHEN {name} IS NOT NULL THEN concat({name}) END AS {name}"
+    return name if column.type in SEEN else f"CASE WHEN {name} IS NOT NULL THEN concat({name}) END AS {name}"
 
 
 def fits(columns: list[Column]) -> str:
@@ -195,7 +195,7 @@ def take(conn: Any, connections: Connections, query: str, columns: list[Column])
         finally:
             conn.unregister("stream")
     seen = [(name, type_) for name, type_, *_ in conn.execute("DESCRIBE sent").fetchall()]
-    if seen != [(column.name, _SEEN.get(column.type, "VARCHAR")) for column in columns]:
+    if seen != [(column.name, SEEN.get(column.type, "VARCHAR")) for column in columns]:
         raise NotExactError(f"DuckDB sees {seen}")
     row = conn.execute("SELECT count(*) FROM sent").fetchone()
     return int(row[0])
