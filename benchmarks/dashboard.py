@@ -1,14 +1,16 @@
 """What the dashboard costs with many rows: server time of each request of each page, weight, and CPU of one open tab.
 
-    scripts/bootstrap.sh test benchmarks/dashboard.py [--rows 1000000]
+    scripts/bootstrap.sh test benchmarks/dashboard.py [--rows 1000000] [--browser]
 
-The CPU is that of a service in a process of its own and of the backends that work for it, while a tab polls.
+The CPU is that of a service in a process of its own and of the backends that work for it, while a tab polls. With --browser, each
+page is opened in Debian's Chromium as well, with nothing in its cache: first from a service that was just started, then again.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -29,6 +31,27 @@ from pgvigil.web import state
 
 BASE = "/admin/session-monitoring/dashboard/"
 EVERY = 5.0
+BAR = 1000.0  # milliseconds until a page is interactive
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+# When the first answer and the list are on the screen, when all sections are, and how long a key waits for the next frame.
+WATCH = """
+    window.seen = {};
+    const painted = (act) => requestAnimationFrame(() => setTimeout(act));
+    const note = (name) => { if (!(name in seen)) { seen[name] = null; painted(() => { seen[name] = performance.now(); }); } };
+    new MutationObserver(() => {
+      const body = document.body;
+      if (!body?.dataset.polled || [...document.querySelectorAll(".list")].some((one) => !one.dataset.loaded)) return;
+      note("shown");
+      if (body.dataset.complete) note("complete");
+    }).observe(document, { subtree: true, childList: true, attributes: true });
+    addEventListener("keydown", (event) => painted(() => { seen.key = performance.now() - event.timeStamp; }));
+"""
 LISTS = {
     "sessions": "api/sessions?limit=50", "sessions, longest idle": "api/sessions?limit=50&order=idle",
     "sessions of a status": "api/sessions?limit=50&status=expired", "sessions by key": "api/sessions?limit=50&key_prefix=k1234",
@@ -91,6 +114,51 @@ def served(url: str) -> Iterator[tuple[int, HTTPConnection]]:
         process.wait()
 
 
+def in_browser(url: str) -> bool:
+    """Print how soon each page is interactive in a browser; return whether all are within the bar."""
+    from playwright.sync_api import sync_playwright
+
+    with psycopg.connect(url) as connection:
+        [(id,)] = connection.execute("SELECT id::text FROM sessions ORDER BY id LIMIT 1").fetchall()
+    parameters = {"session": f"?id={id}", "operation": "?name=x"}
+    slowest, said = 0.0, []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+
+        def opened(address: str) -> dict[str, float]:
+            """Open the page with an empty cache, wait until it shows everything, and press a key."""
+            context = browser.new_context(viewport={"width": 1280, "height": 800})
+            context.add_init_script(WATCH)
+            tab = context.new_page()
+            tab.on("console", lambda message: said.append(message.text))
+            tab.on("pageerror", lambda error: said.append(str(error)))
+            tab.goto(address)
+            tab.wait_for_function("() => window.seen.complete")
+            tab.keyboard.press("Tab")
+            tab.wait_for_function("() => window.seen.key")
+            found: dict[str, float] = tab.evaluate("window.seen")
+            found["weight"] = tab.evaluate(
+                "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).reduce((sum, one) => sum + one.decodedBodySize, 0)"
+            )
+            context.close()
+            return found
+
+        for name in state.PAGES:
+            with served(url) as (_, client):
+                address = f"http://{client.host}:{client.port}{BASE}{'' if name == 'overview' else name}{parameters.get(name, '')}"
+                client.close()
+                for how in ("service just started", "again"):
+                    found = opened(address)
+                    slowest = max(slowest, found["shown"] + found["key"])
+                    print(
+                        f"{name:12} {how:20} shown {found['shown']:5.0f} ms, complete {found['complete']:5.0f} ms,"
+                        f" a key {found['key']:3.0f} ms, {found['weight'] / 1000:.0f} kB"
+                    )
+        browser.close()
+    print(f"slowest: interactive after {slowest:.0f} ms (bar {BAR:.0f}); console: {said or 'empty'}")
+    return slowest <= BAR and not said
+
+
 def ask(connection: HTTPConnection, path: str, tag: str = "") -> str:
     """Ask on a connection that stays open, as a browser does; return the tag of the answer."""
     connection.request("GET", path, headers={"If-None-Match": tag} if tag else {})
@@ -124,7 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--polls", type=int, default=24)
-    rows, polls = parser.parse_args().rows, parser.parse_args().polls
+    parser.add_argument("--browser", action="store_true", help="open each page in Chromium as well")
+    arguments = parser.parse_args()
+    rows, polls = arguments.rows, arguments.polls
     found = binaries()
     assert found is not None  # noqa: S101
     with Server(found, settings={"shared_buffers": "256MB"}) as server:
@@ -157,7 +227,10 @@ def main() -> None:
                 print(
                     f"{name:24} {statistics.median(times):7.1f} ms, {answer.status_code}, {len(answer.content) / 1000:.0f} kB"
                 )
+        met = in_browser(server.dsn()) if arguments.browser else True
         tabs(server.dsn(), polls)
+    if not met:
+        raise SystemExit(1)
 
 
 def weigh(client: TestClient, page: str) -> int:

@@ -60,7 +60,7 @@ def take(url: str, to: Path) -> None:
         for name, page, scheme, width, height in PICTURES:
             tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
             tab.goto(f"{url}{BASE}{page}")
-            tab.wait_for_selector("body[data-polled]")
+            tab.wait_for_selector("body[data-complete]")
             if tab.query_selector(".list"):
                 tab.wait_for_selector(".list[data-loaded]")
             tab.wait_for_timeout(600)  # charts are drawn in the next frame

@@ -694,6 +694,7 @@ def uncommitted(
         return left_open if here else connect(target, purpose, **options)
 
     monkeypatch.setattr(connections, "connect", connect_here)
+    monkeypatch.setattr(connections.connection, "connect", connect_here)  # in the background, too
     yield connection
     if not connection.closed:
         connection.rollback()

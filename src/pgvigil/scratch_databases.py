@@ -72,7 +72,7 @@ def make(
         )
     )
     try:
-        _close(conn, database_name, mark, other, me, login)
+        close_to_others(conn, database_name, mark, other, me, login)
     except BaseException:
         with suppress(psycopg.Error):  # without its mark it would never be dropped
             conn.execute(sql.SQL("DROP DATABASE {}").format(database_name))
@@ -80,7 +80,7 @@ def make(
     return Scratch(name, mark)
 
 
-def _close(
+def close_to_others(
     conn: psycopg.Connection, database_name: sql.Identifier, mark: str, other: str | None, me: str, login: str
 ) -> None:
     with conn.transaction():

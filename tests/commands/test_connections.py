@@ -175,7 +175,7 @@ def test_a_limit_that_ends_the_start_of_a_connection_is_lifted_for_the_next(
             raise ConnectError("cannot connect: FATAL: terminating connection due to transaction timeout")
         return opened(target, purpose, wait=wait)
 
-    monkeypatch.setattr(connections, "open_connection", ended)
+    monkeypatch.setattr(connections.connection, "open_connection", ended)
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
         assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
 
@@ -453,6 +453,7 @@ def test_a_lost_connection_is_told_as_that(
     assert "connection was lost" in done.stderr
     assert "Traceback" not in done.stderr
     assert "error ignored" not in done.stderr
+    assert "sqlalche" not in done.stderr
     assert "defect of pgvigil" not in done.stderr
     assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1
 
@@ -632,6 +633,65 @@ def test_jobs_do_nothing_about_rows_that_they_cannot_see(call: Run, owned: Datab
         done = call("pgvigil", *words, "--database-url", as_owner(owned))
         assert (done.returncode, "row security hides rows of public.sessions" in done.stderr) == (4, True), done.stderr
     assert owned.execute("SELECT count(*) FROM pgvigil.job_runs") == [(0,)]
+
+
+@pytest.fixture
+def idle(fresh: Database) -> Database:
+    """`fresh` with an old session, of which a job would make an orphan if it did not see its message, and an archived one."""
+    fresh.execute(
+        "INSERT INTO sessions (session_key, agent_from, created_at, updated_at, last_activity_at)"
+        " SELECT key, 'x', t, t, t FROM (VALUES ('idle'), ('archived')) k (key), (SELECT now() - interval '20 days') m (t)"
+    )
+    fresh.execute(
+        "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions"
+    )
+    fresh.execute("UPDATE sessions SET archived_at = now() WHERE session_key = 'archived'")
+    return fresh
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("table", "statement"),
+    [
+        ("context_history", "CALL pgvigil.run_job('orphans')"),
+        ("sessions", "CALL pgvigil.run_job('counters')"),
+        ("sessions", "SELECT * FROM pgvigil.preview_jobs()"),
+        ("context_history", "SELECT * FROM pgvigil.recount_session_counters()"),
+        ("sessions", "SELECT pgvigil.aggregate_analytics('session_stats', now() - interval '1 day', now())"),
+        ("sessions", "INSERT INTO context_history (session_id, sequence_number, context_type, content)"
+                     " SELECT id, 2, 'message', 'x' FROM sessions WHERE session_key = 'archived'"),
+        ("sessions", "UPDATE context_history SET content = 'y'"),
+        ("sessions", "DELETE FROM context_history"),
+        ("session_lifecycle", "TRUNCATE sessions CASCADE"),
+    ],
+)  # fmt: skip
+def test_what_the_owner_of_its_functions_cannot_see_is_not_taken_for_missing(
+    idle: Database, table: str, statement: str
+) -> None:
+    """Called by anybody, past the commands: by a superuser here, as whom pg_cron may run the jobs."""
+    everything = "SELECT count(*) FROM sessions UNION ALL SELECT count(*) FROM context_history"
+    before = idle.execute(everything)
+    idle.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"hide rows of public.{table} from role"):
+        idle.execute(statement)
+    assert idle.execute(everything) == before
+
+
+@pytest.mark.client_side
+def test_no_check_offers_a_fix_for_rows_that_may_be_hidden(idle: Database) -> None:
+    idle.execute(
+        "CREATE ROLE reader_of_the_tests IN ROLE pgvigil_reader; ALTER TABLE sessions ENABLE ROW LEVEL SECURITY"
+    )
+    try:
+        with idle.connect() as conn:
+            conn.execute("SET ROLE reader_of_the_tests")
+            checks = conn.execute(
+                "SELECT value, fix, detail FROM pgvigil.integrity_report() WHERE check_name IN ('orphaned_messages', 'count_mismatches')"
+            ).fetchall()
+    finally:
+        idle.execute("DROP ROLE reader_of_the_tests")
+    assert [(value, fix) for value, fix, _ in checks] == [(None, None)] * 2
+    assert all("may hide rows of public.sessions" in detail for _, _, detail in checks)
 
 
 @pytest.mark.client_side

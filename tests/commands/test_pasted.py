@@ -58,7 +58,7 @@ def test_a_printed_command_is_visible_and_means_the_same_database(name: str, tmp
     target = parse_url(url, "--database-url")
     command = project.command("validate", schema=name, option=target.option)
 
-    assert visible(command) == command.replace("##[", r"#\x23[")
+    assert visible(command) == command.replace("##[", r"#\u0023[")
     assert "\n" not in command
     assert "s3cret" not in command
     words = words_of(visible(command), tmp_path)

@@ -312,7 +312,7 @@ FRAGMENTS = [
 def test_quick_look_at_a_text_overlooks_no_secret(text: str) -> None:
     shown = redact.hide_secrets(text), redact.hide_secrets_of_query(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redact, "_is_harmless", lambda _: False)
+        patch.setattr(redact, "is_harmless", lambda _: False)
         assert (redact.hide_secrets(text), redact.hide_secrets_of_query(text)) == shown
 
 

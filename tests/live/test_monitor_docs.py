@@ -70,7 +70,7 @@ class Order(Base):
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionPerformanceMonitor]:
     made = SessionPerformanceMonitor()
-    monkeypatch.setattr(monitor_module, "_global", made)
+    monkeypatch.setattr(monitor_module, "of_this_process", made)
     yield made
     made.close()
 

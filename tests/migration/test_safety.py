@@ -316,16 +316,18 @@ def test_a_run_killed_while_it_settles_rows_keeps_those_it_settled_and_leaves_no
     settled = "SELECT count(last_activity_at) FROM sessions"
     first = run(MIGRATE, "--database-url", existing.url, "--to", "013")
     assert first.returncode == 0, first.stderr
-    existing.execute("SELECT pgvigil.settle_last_activity_step('{}')")  # the only step that waits for readers: a CHECK
+    existing.execute(
+        "SELECT pgvigil.backfill_last_activity_step('{}')"
+    )  # the only step that waits for readers: a CHECK
     with existing.connect(autocommit=False) as writer:
         # Its row is left out of the batches, so the work cannot come to its end.
         writer.execute("SELECT FROM sessions ORDER BY ctid DESC LIMIT 1 FOR UPDATE")
         migration = start(existing, tmp_path)
-        wait_until(doing(existing, "settle_last_activity"), 120)
+        wait_until(doing(existing, "backfill_last_activity"), 120)
         wait_until(lambda: existing.execute(settled)[0][0] > 2000, 120)
         migration.kill()
         migration.communicate()
-        wait_until(lambda: not doing(existing, "settle_last_activity")(), 10)
+        wait_until(lambda: not doing(existing, "backfill_last_activity")(), 10)
         [(kept,)] = existing.execute(settled)
         off = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'sessions'::regclass AND NOT tgisinternal AND tgenabled = 'D'"
         assert (2000 < kept < EXISTING_SESSIONS, existing.execute(off)) == (True, [])
@@ -446,7 +448,7 @@ def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Data
     """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
     build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
     assert cli.main(["migrate", "--backup", "none", "--to", "013", "--database-url", existing.url]) == 0
-    existing.execute("CALL pgvigil.settle_last_activity()")  # which comes before the builds
+    existing.execute("CALL pgvigil.backfill_last_activity()")  # which comes before the builds
     with existing.connect(autocommit=False) as snapshot, existing.connect(application_name="orphan") as orphan:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")

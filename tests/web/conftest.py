@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from conftest import Database, Templates, _new_database
+from conftest import Database, Templates, _new_database, wait_until
 from pgvigil import web
 from pgvigil.live import Recorder
 
@@ -86,6 +86,18 @@ def problem(answer: Any) -> str:
     document = answer.json()
     assert document["status"] == answer.status_code
     return str(document["type"].removeprefix("urn:pgvigil:problem:"))
+
+
+def settled(client: TestClient, path: str, **headers: str) -> Any:
+    """The answer when no section of a page is on its way any more."""
+    found: list[Any] = []
+
+    def arrives() -> bool:
+        found[:] = [client.get(path, headers=headers)]
+        return '{"pending": true}' not in found[0].text
+
+    wait_until(arrives)
+    return found[0]
 
 
 def hours_ago(hours: float) -> str:

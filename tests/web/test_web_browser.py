@@ -125,9 +125,9 @@ class Visitor:
         return tab
 
     def shown(self, page: str = "") -> Any:
-        """A tab whose page has its first answer, and its list."""
+        """A tab whose page has all its answers, and its list."""
         tab = self.open(page)
-        tab.wait_for_selector("body[data-polled]")
+        tab.wait_for_selector("body[data-complete]")
         for place in tab.query_selector_all(".list"):
             place.wait_for_element_state("visible")
         if tab.query_selector(".list"):
@@ -510,7 +510,7 @@ def test_axe_finds_nothing_on_any_page(visit: Visit, shop: Database, axe: str, s
     with connected(shop) as (_, id):
         for page in [*PAGES, "login"]:
             tab = visitor.open(page.replace("{id}", session_id(shop)))
-            tab.wait_for_selector("body[data-polled]" if page != "login" else "#content > *")
+            tab.wait_for_selector("body[data-complete]" if page != "login" else "#content > *")
             if page.startswith("session?"):
                 tab.wait_for_selector(".trail li")
             if page == "":

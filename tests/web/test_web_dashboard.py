@@ -18,7 +18,7 @@ from conftest import Database, Templates, _new_database
 from pgvigil import web
 from pgvigil.web import access, dashboard, problems, state
 from pgvigil.web.flask import PgvigilFlask
-from web.conftest import Serve, by_header, problem
+from web.conftest import Serve, by_header, problem, settled
 
 pytestmark = pytest.mark.client_side
 BASE = "/admin/session-monitoring/dashboard"
@@ -107,7 +107,7 @@ def test_there_are_no_other_pages(viewer: TestClient, page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_state_of_a_page_is_304_as_long_as_it_is_the_same(serve: Serve, executions: Database, page: str) -> None:
     client = serve(executions.url)
-    first = client.get(f"{BASE}/state?page={page}")
+    first = settled(client, f"{BASE}/state?page={page}")
     sections = first.json()["sections"]
     assert set(sections) == {"server", "alerts", *state.PAGES[page]}
     assert not [name for name, one in sections.items() if "problem" in one], sections
@@ -127,7 +127,7 @@ def test_an_unknown_page_has_no_state(viewer: TestClient) -> None:
 def test_a_section_that_cannot_be_read_leaves_the_others(serve: Serve, templates: Templates) -> None:
     with _new_database(templates.server, templates.get("fresh")) as new:
         new.execute("DROP TABLE analytics_aggregations CASCADE")
-        sections = serve(new.url).get(f"{BASE}/state").json()["sections"]
+        sections = settled(serve(new.url), f"{BASE}/state").json()["sections"]
     assert "problem" in sections["trends"]
     assert sections["sessions_now"]["data"][0]["dormant"] == 0
 
@@ -160,7 +160,7 @@ def test_a_costly_answer_is_kept_longer(serve: Serve, executions: Database) -> N
 
 
 def test_a_viewer_sees_no_text_of_a_fix_and_no_right_to_act(viewer: TestClient) -> None:
-    document = viewer.get(f"{BASE}/state?page=jobs").json()
+    document = settled(viewer, f"{BASE}/state?page=jobs").json()
     assert document["principal"]["role"] == "viewer"
     assert {one["fix"] for one in document["sections"]["health"]["data"]} == {None}
 

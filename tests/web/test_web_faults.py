@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from starlette.testclient import TestClient
 
@@ -26,7 +27,9 @@ from web.conftest import Serve, problem
 pytestmark = pytest.mark.client_side
 PATH = "/api/v1/executions"
 SOON = 0.3  # what these applications have for a deadline
-BODIES = {"/api/v1/connections/{id}/kill": {"mode": "cancel"}}
+STATE = "/admin/session-monitoring/dashboard/state"
+BATCH = {"executions": [{"query": "SELECT 1", "database_type": "x"}]}
+BODIES: dict[str, Any] = {"/api/v1/connections/{id}/kill": {"mode": "cancel"}, PATH: BATCH}
 SLACK = 1.0  # of a loaded machine; a server that is waited for would take far longer
 
 
@@ -99,39 +102,87 @@ def test_a_frozen_server_is_503_at_the_deadline_and_200_when_it_goes_on(
     wait_until(lambda: client.get(PATH).status_code == 200, 1 + SLACK)
 
 
-def test_every_route_answers_at_the_deadline_while_the_server_is_frozen(serve: Serve, server: Mortal) -> None:
-    client = serve(server.url, deadline=0.08, pause=0.0, records=True)  # each of them finds out for itself
-    values = {
-        "user_id": "ada",
-        "id": UUID(int=1),
-        "name": "sessions",
-        "job": "analyze",
-        "what": "status",
-        "version": "x",
-    }
-    asked = {"/api/v1/operations/calls": "?operation=x", "/admin/session-monitoring/dashboard/state": "?page=live"}
+@contextmanager
+def stopped(server: Mortal) -> Iterator[None]:
+    server.end(signal.SIGQUIT)
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def locked(server: Mortal) -> Iterator[None]:
+    """All tables are locked by somebody else."""
+    query = """SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind IN ('r', 'p') AND n.nspname IN ('public', 'pgvigil', 'instrumentation')"""
+    with psycopg.connect(server.url) as other:
+        [(tables,)] = other.execute(query).fetchall()
+        other.execute(f"LOCK TABLE {tables}".encode())
+        yield
+
+
+@contextmanager
+def full(store: Any) -> Iterator[None]:
+    for _slot in range(store._size):
+        store._slots.acquire()
+    try:
+        yield
+    finally:
+        for _slot in range(store._size):
+            store._slots.release()
+
+
+FAULTS: dict[str, tuple[Any, dict[str, float]]] = {
+    "stopped": (lambda server, _: stopped(server), {}), "frozen": (lambda server, _: frozen(server), {"deadline": 0.08}),
+    "locked": (lambda server, _: locked(server), {"lock_timeout": 0.05}), "full": (lambda _, store: full(store), {"wait": 0.05}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_route_is_503_in_bounded_time_and_a_batch_is_taken_all_the_same(
+    serve: Serve, server: Mortal, fault: str
+) -> None:
+    broken, options = FAULTS[fault]
+    client = serve(server.url, **({"pause": 0.0, "records": True} | options))  # each of them finds out for itself
+    store: Any = client.app.state.store  # type: ignore[attr-defined]
+    values = {"user_id": "ada", "id": UUID(int=1), "name": "sessions", "job": "analyze", "what": "status", "version": "x"}  # fmt: skip
+    asked = {"/api/v1/operations/calls": "?operation=x", STATE: "?page=live"}
     without = {"/livez", "/openapi.json", "/", "/performance/{what}"}  # these ask no database
     found, late = {}, {}
-    with frozen(server):
+    assert client.get(PATH).status_code == 200
+    with broken(server, store):
         for method, path in sorted(ROUTES):
-            files = "/dashboard" in path and not path.endswith("/state")
-            if path in without or files or (method, path) == ("POST", PATH):
+            if path in without or ("/dashboard" in path and path != STATE) or (fault, path) == ("locked", "/readyz"):
                 continue
             began = time.monotonic()
             address = path.format(**values) + asked.get(path, "")
             answer = client.get(address) if method == "GET" else client.post(address, json=BODIES.get(path, {}))
             took = time.monotonic() - began
-            if took > 0.08 + SLACK:
+            if took > 0.1 + SLACK:
                 late[path] = took
             if answer.status_code != 503 or not answer.headers.get("retry-after"):
-                found[path] = answer
+                found[method, path] = answer
     assert not late
-    state, metrics = found.pop("/admin/session-monitoring/dashboard/state"), found.pop("/metrics")
-    assert {one["problem"]["status"] for one in state.json()["sections"].values()} == {
-        503
-    }  # a page shows what it has kept
-    assert "pgvigil_up 0" in metrics.text  # Prometheus drops what comes with another status
+    sections = found.pop(("GET", STATE)).json()["sections"].values()  # a page shows what it has kept
+    assert {one["problem"]["status"] for one in sections if "pending" not in one} == {503}
+    assert "pgvigil_up 0" in found.pop(("GET", "/metrics")).text  # Prometheus drops what comes with another status
+    assert found.pop(("POST", PATH)).status_code == 202  # the recorder keeps it until the database is back
     assert not found
+    wait_until(lambda: client.get(PATH).status_code == 200, 1 + SLACK)
+
+
+def test_an_action_that_may_take_long_is_503_at_the_deadline_while_the_server_is_frozen(
+    serve: Serve, server: Mortal
+) -> None:
+    client = serve(server.url, deadline=SOON)
+    assert client.get(PATH).status_code == 200
+    with frozen(server):
+        began = time.monotonic()
+        answer = client.post(f"/api/v1/connections/{UUID(int=1)}/kill", json={"mode": "terminate", "grace": 5})
+        took = time.monotonic() - began
+    assert problem(answer) == "database-away"
+    assert took < SOON + SLACK
 
 
 def test_of_a_frozen_server_one_caller_finds_out_and_the_others_are_told(serve: Serve, server: Mortal) -> None:
@@ -151,8 +202,6 @@ def test_of_a_frozen_server_one_caller_finds_out_and_the_others_are_told(serve: 
 
 
 def test_a_locked_table_is_503_too_slow_and_the_connection_stays(serve: Serve, server: Mortal) -> None:
-    import psycopg
-
     client = serve(server.url, lock_timeout=0.1)
     with psycopg.connect(server.url) as other:
         other.execute("LOCK TABLE query_executions")

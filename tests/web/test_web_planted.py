@@ -15,7 +15,7 @@ from conftest import Database, Templates, _new_database
 from helpers.monitor_report import report
 from pgvigil import cli
 from pgvigil.web.state import PAGES
-from web.conftest import ESCAPE, SCRIPT, SECRET, Serve
+from web.conftest import ESCAPE, SCRIPT, SECRET, Serve, settled
 
 pytestmark = pytest.mark.client_side
 C1 = "\x9b31m\u202e"  # what a terminal obeys too, and what turns the direction of writing
@@ -74,7 +74,7 @@ def test_what_is_planted_does_no_harm_to_a_viewer(
 ) -> None:
     [(id,)] = planted.execute("SELECT id::text FROM sessions")
     with caplog.at_level(logging.DEBUG):
-        answer = serve(planted.url, "viewer").get(path.replace("{id}", id))
+        answer = settled(serve(planted.url, "viewer"), path.replace("{id}", id))
     assert answer.status_code == 200
     assert "html" not in answer.headers["content-type"]
     for text in (answer.text, caplog.text):
@@ -143,7 +143,7 @@ def test_a_viewer_sees_names_and_nothing_acts_whatever_column_it_comes_from(
     for role, places in seen.items():
         client = serve(everywhere.url, role)
         for path in PATHS:
-            answer = client.get(path.replace("{id}", id))
+            answer = settled(client, path.replace("{id}", id))
             assert answer.status_code == 200, (path, answer.text)
             assert not [one for one in ("<script", *ACTS) if one in answer.text], path
             places.update(re.findall("@([a-z_.]+)@", answer.text))

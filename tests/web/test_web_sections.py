@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from conftest import Database, wait_until
+from conftest import Database
 from pgvigil.web import access, deadline, problems, state
-from web.conftest import NOW, Serve, problem
+from web.conftest import NOW, Serve, problem, settled
 
 pytestmark = pytest.mark.client_side
 STATE = "/admin/session-monitoring/dashboard/state"
@@ -31,7 +31,7 @@ def expire(client: TestClient) -> None:
 
 def test_cheap_sections_that_are_due_are_read_in_one_transaction(serve: Serve, executions: Database) -> None:
     client = serve(executions.url)
-    client.get(f"{STATE}?page=executions")
+    settled(client, f"{STATE}?page=executions")
     for answer in sections_of(client)._answers.values():
         answer.cost = 0.001  # as on a machine with nothing else to do
     expire(client)
@@ -44,7 +44,7 @@ def test_cheap_sections_that_are_due_are_read_in_one_transaction(serve: Serve, e
 
 def test_what_is_live_is_read_again_only_when_it_has_changed(serve: Serve, fresh: Database) -> None:
     client = serve(fresh.url)
-    client.get(f"{STATE}?page=live")
+    settled(client, f"{STATE}?page=live")
     expire(client)
     sections_of(client)._answers["server"].expires = time.monotonic() + 60
     before = sections_of(client)._answers["connections"]
@@ -84,7 +84,7 @@ def test_a_poll_that_finds_nothing_new_is_one_round_trip_and_starts_no_thread(
 
 
 def test_polls_have_a_limit(serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_POLLS", 1)
+    monkeypatch.setattr(access, "POLLS", 1)
     client = serve(executions.url)
     assert client.get(f"{STATE}?page=alerts").status_code == 200
     answer = client.get(f"{STATE}?page=alerts")
@@ -97,7 +97,7 @@ def test_the_document_of_a_page_is_made_once_while_it_is_the_same(
     serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = serve(executions.url)
-    first = client.get(f"{STATE}?page=executions")
+    first = settled(client, f"{STATE}?page=executions")
     for answer in sections_of(client)._answers.values():
         answer.expires = time.monotonic() + 60
     client.get(f"{STATE}?page=executions")
@@ -108,7 +108,7 @@ def test_the_document_of_a_page_is_made_once_while_it_is_the_same(
 
 def test_a_viewer_and_an_admin_do_not_share_a_document(serve: Serve, executions: Database) -> None:
     client = serve(executions.url)
-    client.get(f"{STATE}?page=jobs")
+    settled(client, f"{STATE}?page=jobs")
     for answer in sections_of(client)._answers.values():
         answer.expires = time.monotonic() + 60
         answer.texts.clear()
@@ -119,21 +119,21 @@ def test_a_viewer_and_an_admin_do_not_share_a_document(serve: Serve, executions:
     assert fixes["viewer"] == {None}
 
 
-def test_a_long_section_holds_up_no_page_and_follows(
-    serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("page", "name"), [("sessions", "sessions_now"), ("jobs", "health")])
+def test_a_section_that_takes_long_holds_up_no_page_and_follows(
+    serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch, page: str, name: str
 ) -> None:
     counted = threading.Event()
-
-    def slowly(*_: Any) -> Any:
-        counted.wait(8)
-        return [{"by_status": {}, "dormant": 7, "expiring": 0}]
-
-    long = dataclasses.replace(state.SECTIONS["sessions_now"], read=slowly)
-    monkeypatch.setitem(state.SECTIONS, "sessions_now", long)
+    slowly = dataclasses.replace(state.SECTIONS[name], read=lambda *_: (counted.wait(8), [])[1])
+    monkeypatch.setitem(state.SECTIONS, name, slowly)
     client = serve(executions.url)
-    assert client.get(f"{STATE}?page=sessions").json()["sections"]["sessions_now"] == {"pending": True}
+    sections = client.get(f"{STATE}?page={page}").json()["sections"]
+    assert sections.pop(name) == {"pending": True}
+    if name == "health":
+        assert sections.pop("alerts") == {"pending": True}
+        assert "data" in sections["jobs"]
     counted.set()
-    wait_until(lambda: "data" in client.get(f"{STATE}?page=sessions").json()["sections"]["sessions_now"])
+    assert "data" in settled(client, f"{STATE}?page={page}").json()["sections"][name]
 
 
 @pytest.mark.parametrize("path", ["jobs", "health", "operations", "alerts", "application", "connections"])

@@ -123,7 +123,7 @@ class Connections:
         import adbc_driver_postgresql
         from adbc_driver_manager import AdbcConnection
 
-        home = adbc_driver_postgresql.connect(database.conninfo_of(self._conn))
+        home = adbc_driver_postgresql.connect(database.again(self._conn))
         self._stack.enter_context(closing(home))
         for _ in range(self._count):
             one = self._stack.enter_context(closing(AdbcConnection(home)))

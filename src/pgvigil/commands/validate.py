@@ -15,7 +15,8 @@ from pgvigil import database, project
 from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
-from pgvigil.text import print_script, trusted
+from pgvigil.text import trusted
+from pgvigil.visible_sql import print_sql
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
@@ -104,11 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
 
-            print_script(fix_sql(report), out)
+            print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            rendered = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if without:
         print(f"hint: {_way_in(without, target)}", file=sys.stderr)
     if arguments.output:
@@ -145,10 +146,10 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
         with database.connect(required_target(arguments), "validate") as conn:
             report = validate(conn, declared, schema, strict=arguments.strict)
         if arguments.fix_sql:
-            print_script(fix_sql(report), out)
+            print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            rendered = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
@@ -192,7 +193,7 @@ def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
-    """None too where the ledger cannot be read: that is for the report to tell, if the tables lie where they mostly do."""
+    """None too where the ledger cannot be read: the report says it, if the tables are where they mostly are."""
     from pgvigil.migration import ledger
 
     try:

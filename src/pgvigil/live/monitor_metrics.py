@@ -13,6 +13,9 @@ Counters = Mapping[str, int]
 Histograms = Mapping[str, list[int]]
 Gauges = Mapping[str, float | None]
 Status = Literal["healthy", "degraded", "unhealthy"]
+AlertType = Literal[
+    "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
+]
 
 SLOW_SECONDS: Final = 1.0
 HIGH_ERROR_RATE: Final = 0.05
@@ -29,9 +32,7 @@ _POOL_GAUGES: Final = ("pool_size", "checked_out", "checked_in", "overflow", "ma
 class Alert:
     """One thing that is not as it should be."""
 
-    type: Literal[
-        "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
-    ]
+    type: AlertType
     severity: Literal["warning", "critical"]
     message: str
     threshold: float

@@ -60,7 +60,7 @@ def _plain(text: str) -> str:
     if "\\" not in text and "%" not in text:
         return text
     plain = _ESCAPED.sub(_letter, _ESCAPED_IN_URL.sub(lambda found: unquote(found[0]), text))
-    return text if plain == text or _is_harmless(plain) else plain
+    return text if plain == text or is_harmless(plain) else plain
 
 
 def _letter(found: re.Match[str]) -> str:
@@ -68,7 +68,7 @@ def _letter(found: re.Match[str]) -> str:
     return chr(code) if chr(code).isalpha() or code == ord("_") else found[0]
 
 
-def _is_harmless(text: str) -> bool:
+def is_harmless(text: str) -> bool:
     # All need more than a word; and re.IGNORECASE takes more letters than a to z for an s or a k.
     return text.isalnum() or (text.isascii() and not _SIGN.search(text.lower()))
 
@@ -112,7 +112,7 @@ _REST_OF = {
 
 def hide_secrets(text: str) -> str:
     """Redact a message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
-    if _is_harmless(text := _plain(text)):
+    if is_harmless(text := _plain(text)):
         return text
     return _replaced(text, [*_in_urls(text), *_bearers(text), *_in_text(text, 0, len(text))])
 
@@ -331,7 +331,7 @@ _OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside
 
 def hide_secrets_of_query(query: str) -> str:
     """Redact a query: literals beside a name such as password, also in strings and comments, and passwords in URLs."""
-    if _is_harmless(query := _plain(query)):
+    if is_harmless(query := _plain(query)):
         return query
     spans = [*_in_urls(query), *_bearers(query), *_in_query(query, _STANDARD_TOKENS, 0, len(query))]
     if "\\'" in query:  # the end of a string depends on the engine: hide what is a secret under either reading
@@ -551,7 +551,7 @@ def _named_string(piece: str) -> str | None:
     parts = [_name_kind(part) for part in re.split(r"[{},]", piece) if part.strip("'$")]
     if not any(parts):
         return None
-    return parts[-1]  # '{password,s3cret}' holds a value: it is no name
+    return parts[-1]  # '{password,s3cret}' holds a value, so it is not a name
 
 
 def _mentioned(query: str, begin: int, end: int, *, is_joined: bool) -> str:

@@ -113,7 +113,7 @@ def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
     return [*brought, *(f"*table {table}_*" for table in own.patterns)]
 
 
-def told(report: Report) -> str:
+def as_text(report: Report) -> str:
     return render(report, "text")
 
 

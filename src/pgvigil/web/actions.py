@@ -127,7 +127,7 @@ def router(app: FastAPI) -> APIRouter:
     async def run_job(principal: admin, job: Job) -> Response:
         if len(running) >= _JOBS_AT_ONCE:
             raise Problem(409, "refused", "The job was not run", f"{_JOBS_AT_ONCE} jobs of this service are running.")
-        target = await store.ask(lambda connection: _target_for(connection, store.target, principal))
+        target = await store.ask(lambda connection: _target_for(connection, store.target, principal, job))
         future = jobs.submit(_run_job, target, job)
         running.add(future)
         future.add_done_callback(running.discard)
@@ -166,8 +166,20 @@ def _act_for(connection: Connection, principal: Principal) -> None:
     )
 
 
-def _target_for(connection: Connection, target: Target, principal: Principal) -> Target:
-    """Return the target with the rights of pgvigil_admin, if the login may take them, and the principal's name."""
+def _target_for(connection: Connection, target: Target, principal: Principal, job: str) -> Target:
+    """Return the target with the rights of pgvigil_admin, if the login may take them, and the principal's name.
+
+    Raises Problem for a job that is not there, or that cannot be run here.
+    """
+    from pgvigil.maintenance import job_runner
+
+    known = next((one for one in job_runner.jobs_of(connection) if one.job == job), None)
+    if known is None:
+        raise Problem(404, "not-found", "There is no such job")
+    if known.needs_client:
+        raise Problem(
+            409, "refused", "The job was not run", f"It needs a client: run pgvigil maintain run {job} in a shell."
+        )
     row = connection.execute(f"SELECT {_MAY_TAKE}".encode()).fetchone()
     name = f"web:{principal.name}".replace("\\", "\\\\").replace(" ", "\\ ")
     options = f"{target.parameters.get('options', '')} -c pgvigil.actor={name}"
@@ -182,13 +194,6 @@ def _run_job(target: Target, job: str) -> str:
     from pgvigil.progress import Reporter
 
     try:
-        known = next((one for one in job_runner.status(target) if one.job == job), None)
-        if known is None:
-            raise Problem(404, "not-found", "There is no such job")
-        if known.needs_client:
-            raise Problem(
-                409, "refused", "The job was not run", f"It needs a client: run pgvigil maintain run {job} in a shell."
-            )
         return job_runner.run(target, job, client_jobs.Options(), Reporter())
     except ConnectError as error:
         _log.warning("job %s was not run: %s", job, one_line(error.message))

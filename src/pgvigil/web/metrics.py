@@ -1,6 +1,6 @@
 """Serve /metrics for Prometheus, read from the database on request and kept for five seconds.
 
-Each collector is a question of its own, with a second to answer: where one fails, the others are shown, and `pgvigil_up` or
+Each collector is a question of its own, with a second to answer, and all together with two: where one fails, the others are shown, and `pgvigil_up` or
 `pgvigil_collector_success` says so. Counters come from stored totals, which retention does not lower. No label holds users,
 sessions or queries; of names that applications choose, 50 are shown and the rest is `other`.
 
@@ -29,6 +29,7 @@ from pgvigil.web.store import Connection, Store
 
 _KEPT: Final = 5.0  # seconds
 _BUDGET: Final = 1.0
+_TOTAL: Final = 2.0  # seconds; a collector has half of what is left of them, so that many that fail take no longer
 _COUNTED_EVERY: Final = 60.0  # seconds
 _NAMES: Final = 50
 _OTHER: Final = "other"
@@ -363,6 +364,9 @@ _COLLECTORS: Final[dict[str, Callable[[Connection, Store], Families]]] = {
 }  # fmt: skip
 
 
+_LAST: Final = "sessions"
+
+
 class _Collected:
     """A collector of families that are made already, as prometheus_client expects one."""
 
@@ -384,26 +388,27 @@ async def collect(store: Store, sections: Sections) -> list[Metric]:
             return list(_COLLECTORS[name](connection, store))
 
         nonlocal away
+        budget = min(_BUDGET, max(0.05, (began + _TOTAL - time.monotonic()) / 2))
         try:
             if away:
                 raise problems.database_away()
-            if name == "sessions":  # it reads the whole table, and pages show it too
-                now = (await sections.rows("sessions_now", _COUNTED_EVERY, _BUDGET)).data[0]
+            if name == _LAST:  # it reads the whole table, and pages show it too
+                now = (await sections.rows("sessions_now", _COUNTED_EVERY, budget)).data[0]
                 found = list(_sessions(now))
             else:
-                found = await store.shared(f"metrics {name}", _KEPT, question, budget=_BUDGET)
+                found = await store.shared(f"metrics {name}", _KEPT, question, budget=budget)
         except Problem as problem:
-            away = away or problem.kind == "database-away"  # it was waited for once
+            away = away or problem.kind in ("database-away", "busy")  # it was waited for once
             found = []
             succeeded.append((name, 0))
         else:
             succeeded.append((name, 1))
         return found
 
-    names = ["sessions", *_COLLECTORS]
+    names = [*_COLLECTORS, _LAST]
     # One at a time: a scrape takes one connection of the pool, and a database that is away is found out once.
     families = [family for name in names for family in await ask(name)]
-    up = any(success for name, success in succeeded if name != "sessions")  # these may be of a minute ago
+    up = any(success for name, success in succeeded if name != _LAST)  # these may be of a minute ago
     families.insert(0, _gauge("up", "1: the database answers", [], [(int(up),)]))
     families.append(_gauge("collector_success", "1: this part could be read", ["collector"], sorted(succeeded)))
     families.append(_gauge("scrape_duration_seconds", "Time that reading took", [], [(time.monotonic() - began,)]))

@@ -1,7 +1,7 @@
 """Keep the answers of the sections of the state, for all clients together.
 
 A section is one question. Its answer is kept for at least two seconds, and for a multiple of what it cost, so that open pages take
-little however many there are. Sections that are cheap and due are read in one transaction. A mark tells whether a section can have
+little however many there are. Sections that are cheap and due are read in one transaction. A mark shows whether a section can have
 changed: as long as its mark is the same, the answer is not read again. A section that takes long is read while clients see the
 answer before.
 """
@@ -23,7 +23,7 @@ from pgvigil.web.store import Connection, Store
 _CHEAP: Final = 0.02  # seconds; cheaper sections are read together
 _SHARE: Final = 20_000.0
 _LONG_BUDGET: Final = 10.0  # seconds for a section that is read in the background
-_PATIENCE: Final = 0.3  # seconds that a client waits for it where there is no answer yet
+_WAITS: Final = 0.2  # seconds that a page waits for a section that may follow, where there is no answer yet
 _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 _NEWS: Final = 5.0  # the age of rows that the API returns, at most
 _ALIVE: Final = 1.0
@@ -49,7 +49,8 @@ class Section:
 
     seconds, longest   its answer is kept for at least and at most so long; `share` times its cost in between
     mark               while it is the same, the answer is kept for up to `unchanged` seconds
-    is_long            it reads a whole table: in the background, by a budget of its own, while the answer before is shown
+    follows            a page does not wait for it: the answer before is shown meanwhile, or that it is on its way
+    is_long            it reads a whole table, and has a budget of its own
     """
 
     read: Callable[[Connection, Store], Any]
@@ -59,6 +60,7 @@ class Section:
     share: float = _SHARE
     mark: str | None = None
     unchanged: float = 60.0
+    follows: bool = False
     is_long: bool = False
 
 
@@ -125,7 +127,7 @@ class Sections:
         return known
 
     async def page(self, names: Iterable[str]) -> dict[str, Answer | Problem | None]:
-        """Return an answer or a problem for each of the names; None for a long one that is not known yet."""
+        """Return an answer or a problem for each of the names; None for one that follows."""
         names = list(names)
         now = time.monotonic()
         due = [name for name in names if (known := self._current(name)) is None or now >= known.expires]
@@ -150,7 +152,7 @@ class Sections:
             if (problem := self._problems.get(name)) is not None and (name in due or known is None):
                 found[name] = problem
             else:
-                found[name] = known if known is not None or self._known[name].is_long else self._problem(name)
+                found[name] = known if known is not None or self._known[name].follows else self._problem(name)
         if away is not None:
             found["server"] = away
         return found
@@ -206,14 +208,14 @@ class Sections:
         return known is not None and known.cost < _CHEAP and name not in self._alone and not self._known[name].is_long
 
     async def _finish(self, tasks: list[asyncio.Task[None]], due: list[str], seconds: float) -> None:
-        """Wait for what is needed: of long sections, for a moment, and only where there is no answer yet."""
-        needed = {self._reading[name] for name in due if name in self._reading and not self._known[name].is_long}
+        """Wait for what is needed: of sections that follow, for a moment, and only where there is no answer yet."""
+        needed = {self._reading[name] for name in due if name in self._reading and not self._known[name].follows}
         needed |= {task for task in tasks if task not in self._reading.values()}
         if needed:
             await asyncio.wait(needed, timeout=seconds + _ALIVE)
         first = {self._reading[name] for name in due if name in self._reading and self._current(name) is None}
         if first:
-            await asyncio.wait(first, timeout=_PATIENCE)
+            await asyncio.wait(first, timeout=_WAITS)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -284,6 +286,6 @@ class Sections:
         return {mark: str(value) for mark, value in zip(wanted, row or (), strict=True)}
 
     def _query(self, marks: Iterable[str]) -> str:
-        """Return the question for marks; for none, one that tells only whether the database answers. Only within a question."""
+        """Return the question for marks; for none, one that shows only whether the database answers. Only within a question."""
         query = "SELECT " + (", ".join(MARKS[mark] for mark in marks) or "1")
         return query.replace("{sessions}", self._store.table("sessions").replace("'", "''")) if "{" in query else query

@@ -92,9 +92,9 @@ SECTIONS: Final[dict[str, Section]] = {
     "connections": Section(_rows(_CONNECTIONS), longest=4.0, private=("sql_text",), mark="live"),
     "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=4.0, private=("sql_text",), mark="live"),
     "jobs": Section(_rows(_JOBS), 4.0, 10.0, private=("last_error",)),
-    "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix"), share=10_000.0),
+    "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix"), share=10_000.0, follows=True),
     "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view"), 10.0),
-    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, is_long=True),
+    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, follows=True, is_long=True),
     "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations"), 60.0),
     "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 60.0),
     "executions_hours": Section(_rows(_EXECUTIONS), 30.0),
@@ -156,7 +156,7 @@ def _anomaly(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def applications(monitor: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Return each application that has a live worker, with its numbers, status and alerts; none is no error here."""
+    """Return each application that has a live worker, with its numbers, status and alerts; none is not an error here."""
     try:
         read = session_monitoring.select(monitor, None)
     except Problem:
@@ -188,7 +188,7 @@ _KEPT_PAGES: Final = 500
 
 
 class Pages:
-    """The content of each page, as it is sent: made anew only where a section of it has changed."""
+    """The content of each page, as it is sent: made again only where a section of it has changed."""
 
     def __init__(self, sections: Sections) -> None:
         self._sections = sections
@@ -217,12 +217,14 @@ class Pages:
         problem = next((part for part in parts if isinstance(part, Problem)), None)
         if problem is not None:
             return json.dumps({"problem": problem.document()})
+        answers = [part for part in parts if isinstance(part, Answer)]
+        if len(answers) < len(parts):
+            return _PENDING
         if name not in _COMPUTED:
-            [answer] = parts
-            return answer.shown(SECTIONS[name], private=private) if isinstance(answer, Answer) else _PENDING
+            return answers[0].shown(SECTIONS[name], private=private)
         known = self._computed.get((name, private))
         if known is None or any(one is not other for one, other in zip(known[0], parts, strict=True)):
-            data = [part.data for part in parts if isinstance(part, Answer)]
+            data = [answer.data for answer in answers]
             document = _alerts(*data, private=private) if name == "alerts" else applications(data[0])
             known = self._computed[name, private] = parts, json.dumps({"data": document}, default=plain)
         return known[1]

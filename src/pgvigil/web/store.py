@@ -235,12 +235,15 @@ class Store:
                 if bare and not self._is_stale:
                     result = question(connection, until)
                 else:
+                    if is_long and was_idle:  # its own budget is no deadline for a server that is frozen
+                        soon = min(until, time.monotonic() + self.deadline)
+                        deadline.ask(connection.pgconn, b"SELECT 1", soon)
                     with self._watchdog.watching(connection.pgconn, until) as watch:
                         result = self._in_transaction(
                             connection, question, until, writing=writing, is_long=is_long, bare=bare
                         )
             except BaseException as error:
-                late = bare and connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+                late = connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
                 lost = (
                     connection.closed or connection.pgconn.status != 0 or late or (watch is not None and watch.expired)
                 )

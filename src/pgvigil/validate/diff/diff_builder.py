@@ -11,7 +11,7 @@ from pgvigil.validate.catalog.identifiers import schema_of
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
 from pgvigil.validate.diff import made_anew
-from pgvigil.validate.diff.equivalence import Probe, settle
+from pgvigil.validate.diff.equivalence import Probe, resolve
 from pgvigil.validate.repair.ddl_routines import usual_multirange
 from pgvigil.validate.repair.fix_script import ordered
 from pgvigil.validate.report.model import KINDS, Finding, Kind, Severity, Unchecked
@@ -129,8 +129,8 @@ class DiffBuilder:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def settled(self, conn: Connection) -> list[Finding]:
-        answers = settle(
+    def resolved(self, conn: Connection) -> list[Finding]:
+        answers = resolve(
             conn, self.found.schema, [part.probe for entry in self._entries for part in entry.parts if part.probe]
         )
         # To look for what is missing because of something takes long, and nobody asks where all of it is still to come.
@@ -164,7 +164,7 @@ class DiffBuilder:
                 pieces = [(entry.ref, fix), *((ref, makers[ref]([])) for ref in also if ref in makers)]
                 steps = ordered([(ref, text, False) for ref, text in pieces if text])
                 fix = "\n".join(steps)
-            settled = replace(
+            resolved = replace(
                 finding,
                 expected=finding.expected or "; ".join(part.expected for part in left),
                 found=finding.found or "; ".join(part.found for part in left),
@@ -172,7 +172,7 @@ class DiffBuilder:
                 fix=fix,
                 steps=tuple(steps),
             )
-            findings.append((entry.ref, self._left_alone(entry.ref, settled)))
+            findings.append((entry.ref, self._left_alone(entry.ref, resolved)))
             differing.setdefault(entry.ref, set()).update(part.key for part in left)
         findings = made_anew.with_their_parts(findings, differing, self.whole_of)
         return sorted(_without_echoes(findings), key=lambda finding: KINDS.index(finding.kind))
@@ -185,7 +185,7 @@ class DiffBuilder:
         return finding
 
     def _followers(self) -> dict[ObjectRef, list[ObjectRef]]:
-        """Missing object → what is missing because of it: what stood on it, or names it."""
+        """Missing object → what is missing because of it: it belonged to it, or names it."""
         ranked = sorted(self._missing, key=lambda ref: _RANK.get(ref.kind, 99))
         keys = {ref: _names(ref) for ref in ranked}
         cause_of: dict[ObjectRef, ObjectRef] = {}
@@ -212,7 +212,7 @@ class DiffBuilder:
             )
         attributes, (of_cause, of) = self._missing[ref][0], self._missing[cause]
         if by == "other":
-            return _stands_on_rare(ref, attributes, cause)
+            return _depends_on_rare(ref, attributes, cause)
         if by in ("table", "view") and cause.label == root:
             return True
         if by == kind == "table":
@@ -260,7 +260,7 @@ def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:
 _NAMED_IN = {"ts_dict": "ts_config", "ts_parser": "ts_config", "ts_template": "ts_dict", "opfamily": "opclass"}
 
 
-def _stands_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -> bool:
+def _depends_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -> bool:
     """A table needs its server, a server its wrapper, a transform or a function its language."""
     kind, name = cause.rare_kind, cause.rare_name
     definition = attributes.get("definition", "")
@@ -310,7 +310,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _without_echoes(findings: list[tuple[ObjectRef, Finding]]) -> Iterator[Finding]:
-    """An object that was made anew lost its comment with it: one defect, not two."""
+    """An object that was made again lost its comment with it: one defect, not two."""
     at_fault = {ref: finding for ref, finding in findings if finding.severity == "finding"}
     for ref, finding in findings:
         if finding.severity == "finding" and ref.comment in at_fault:

@@ -11,14 +11,14 @@ from pgvigil.validate.catalog.sql_text import literal
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
 POLICIES = "pgvigil.retention_policies"
-ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written anew by every edit of the policies
+ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written again by every edit of the policies
 _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 Rows = dict[str, list[dict[str, Any]]]  # of some tables
 Joined = tuple[dict[ObjectRef, Attributes], dict[ObjectRef, str], dict[ObjectRef, Mark]]
 
 
 def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
-    """Objects, the relations they stand on, and marks: without one, all attributes of an object are compared."""
+    """Objects, the relations they belong to, and marks: without one, all attributes of an object are compared."""
     expected, roots, marks = declaration.objects, declaration.roots, declaration.marks
     if not declaration.complete:
         expected, marks = {}, {}
@@ -40,7 +40,7 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
 
 
 def _active_time(policies: list[dict[str, Any]]) -> str:
-    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not tell it, which is told by itself."""
+    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not have it, which is reported by itself."""
     hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
     if not hours.get("standard"):
         return ""
@@ -71,7 +71,7 @@ def _add_undeclared(
     for ref, attributes in reference.objects.items():
         if ref in expected or not _is_ours(declaration, reference, ref):
             continue
-        if reference.grantees.get(ref, "PUBLIC") in roles:  # a missing role is told by itself
+        if reference.grantees.get(ref, "PUBLIC") in roles:  # a missing role is reported by itself
             expected[ref], roots[ref] = attributes, reference.roots[ref]
 
 

@@ -19,14 +19,14 @@ _OF_SERVERS = ("foreign_data_wrapper", "server", "user_mapping")
 class Explained:
     def __init__(
         self,
-        collector: DiffBuilder,
+        builder: DiffBuilder,
         expected: dict[ObjectRef, Attributes],
         changed: list[ObjectRef],
         undeclared: list[ObjectRef],
     ) -> None:
-        self.collector = collector
-        self.declaration = collector.declaration
-        self.found = collector.found
+        self.builder = builder
+        self.declaration = builder.declaration
+        self.found = builder.found
         self.expected = expected
         self.changed = changed
         self.undeclared = undeclared
@@ -53,24 +53,24 @@ class Explained:
                 continue
             noted.add(ref)
             kind: Kind = "missing" if there is None else "unexpected" if expected is None else "different"
-            shown = describe.whole(ref, expected) if expected else ABSENT
-            found = describe.whole(ref, there) if there else ABSENT
-            self.collector.add(kind, ref, f"{shown} ({reason})", found, "note")
+            shown = describe.in_one_line(ref, expected) if expected else ABSENT
+            found = describe.in_one_line(ref, there) if there else ABSENT
+            self.builder.add(kind, ref, f"{shown} ({reason})", found, "note")
         return noted
 
     def _of_another_owner(self) -> set[ObjectRef]:
         """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
-        told: set[ObjectRef] = set()
+        rights: set[ObjectRef] = set()
         for ref in self.changed:
             expected, there = self.expected[ref], self.found.objects.get(ref)
             if there is None or expected.get("owned_by") == there.get("owned_by"):
                 continue
             right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (expected, there))
             mine, others = (ObjectRef.right("revocation", ref, one) for one in (right, wrong))
-            told |= {one for one in (ObjectRef.right("grant", ref, wrong), mine) if one not in self.expected}
+            rights |= {one for one in (ObjectRef.right("grant", ref, wrong), mine) if one not in self.expected}
             if self.expected.get(mine) == self.found.objects.get(others):
-                told |= {mine, others}
-        return told
+                rights |= {mine, others}
+        return rights
 
     def _noted_with_another(self, taken: set[ObjectRef]) -> set[ObjectRef]:
         """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""

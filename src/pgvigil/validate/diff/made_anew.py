@@ -1,4 +1,4 @@
-"""An index or key of a partitioned table that was made anew, or ON ONLY the table: one finding with those of the partitions."""
+"""An index or key of a partitioned table that was made again, or ON ONLY the table: one finding with those of the partitions."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _APART = {"comment", "owned_by", "not_null", "not_null_comment", "index_comment"
 _RULE = re.compile(r'CREATE RULE ("(?:[^"]|"")*"|[^\s"]+) AS')
 # An operator that lost its schema, and with it the need for these words.
 _OPERATOR = re.compile(r'OPERATOR\(([^().\w"]+)\)')
-# What tells one relation from another of the same columns.
+# The differences between relations of the same columns.
 _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", "definition")
 
 
@@ -114,7 +114,7 @@ class _Search:
         comes_later: Callable[[ObjectRef], bool],
     ) -> None:
         self.expected, self.roots, self.marks, self.comes_later = expected, roots, marks, comes_later
-        self.columns_wanted = _columns(expected, roots)
+        self.columns_expected = _columns(expected, roots)
         self.columns_there: Columns = {}
         self.found = Snapshot(
             found.schema,
@@ -216,7 +216,7 @@ class _Search:
             inside = {one for one in self.expected if own or one.within(ref)}
             for other in list(self._extra("schema", None)):
                 there = other.label
-                # What lies in the application's own schema is spelt without it.
+                # An object of the application's own schema is spelt without it.
                 word = re.compile(
                     rf'(?<![\w".$]){re.escape(there)}{r"[.]" if own else ""}(?={"" if own else "[.]"}[^ .])'
                 )
@@ -286,7 +286,7 @@ class _Search:
         return bool(canonical(key, expected) == canonical(key, self._read(there)))
 
     def _same_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
-        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
+        columns, there = self.columns_expected.get(ref.label, {}), self._columns_of(other)
         if columns.keys() != there.keys() and (ref not in self.marks or not columns.keys() <= there.keys()):
             return False
         return bool(columns) and all(self._same(columns[name], there[name]) for name in columns)
@@ -294,7 +294,7 @@ class _Search:
     def _similar_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
         """The same but for some names, in the same order."""
         names, others = (of[one].get("order", []) for of, one in ((self.expected, ref), (self.found.objects, other)))
-        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
+        columns, there = self.columns_expected.get(ref.label, {}), self._columns_of(other)
         shared = len(set(names) & set(others))
         return (
             bool(shared)
@@ -544,7 +544,7 @@ def _in_schema(ref: ObjectRef, old: ObjectRef, name: str, word: re.Pattern[str])
 
 
 def _relabelled(ref: ObjectRef, old: str, new: str) -> ObjectRef:
-    """A relation or what stands on it, for another name of the relation."""
+    """A relation or an object that belongs to it, for another name of the relation."""
     if ref.kind == "statistics":  # on a relation, and not called by its name
         return ref
     return ref.renamed(lambda label: new + label[len(old) :] if label == old or label.startswith(f"{old}.") else label)

@@ -127,7 +127,7 @@ def setting(label: str, value: str | None) -> str:
 
 
 def create(ref: ObjectRef, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
-    """All it takes to make the object, comment included; `columns` are those of a table. "" if it cannot be told."""
+    """All it takes to make the object, comment included; `columns` are those of a table. "" if that is not known."""
     kind, label = ref.kind, ref.label
     makers: dict[str, Callable[[], str]] = {
         "schema": lambda: f"CREATE SCHEMA {label};",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pgvigil.validate.catalog.object_ref import ObjectRef
+from pgvigil.visible_sql import visible_sql
 
 Kind = Literal["missing", "different", "invalid", "disabled", "unexpected"]
 Severity = Literal["finding", "note"]
@@ -47,7 +48,7 @@ class Finding:
             ("expected", self.expected),
             ("found", self.found),
             ("and so", ", ".join(self.also)),
-            ("fix", in_one_transaction(self.fix)),
+            ("fix", visible_sql(in_one_transaction(self.fix))),
         ):
             if text:
                 yield label, text
@@ -71,7 +72,7 @@ _OUTSIDE = re.compile(
 )
 
 
-REPLACED = "start-up of the application"  # what a note about these is told of
+REPLACED = "start-up of the application"  # the object of a note about these
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Partitions:
     names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM, DD and HH for its start: `_pYYYYMM`
     default: str = ""  # suffix of the default partition's name
     present: bool = False  # there must be one for the present time
-    repair: str = ""  # SQL that makes what is missing; {table} stands for the table
+    repair: str = ""  # SQL that makes what is missing; {table} is replaced by the table
     line: int = 0
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ _BY_REF = ("objects", "marks", "bodies")
 
 @dataclass(frozen=True)
 class Declaration:
-    """`roots` names the relation an object stands on. Without a mark all attributes of an object are compared."""
+    """`roots` names the relation an object belongs to. Without a mark all attributes of an object are compared."""
 
     name: str
     schemas: tuple[str, ...]

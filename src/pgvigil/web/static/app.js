@@ -6,7 +6,7 @@ export const parameters = new URLSearchParams(location.search);
 export const here = body.dataset.page;
 const PAGES = [["", "Overview", "overview"], ["sessions", "Sessions"], ["executions", "Executions"], ["live", "Live"],
   ["application", "Application"], ["jobs", "Jobs & health"], ["alerts", "Alerts"]];
-const EVERY = 5000, SOON = 700, SLOWER = [5000, 15000, 60000];
+const EVERY = 5000, SOON = 300, SLOWER = [5000, 15000, 60000];
 
 // --- elements ---------------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,9 @@ async function poll() {
       frame();
       cards.forEach((card) => card.update());
       followers.forEach((told) => told());
-      if (Object.values(state.sections).some((one) => one.pending)) wait = SOON;
+      const pending = Object.values(state.sections).some((one) => one.pending);
+      if (pending && !problem) wait = SOON;
+      body.toggleAttribute("data-complete", !pending);
     } else if (answered) document.getElementById("updated").textContent = clock(answered);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
@@ -237,7 +239,7 @@ export class Card {
     if (document.querySelector("dialog[open]")) return; // a reader who decides must not have the ground moved
     const sections = this.names.map((name) => state.sections[name]);
     const problem = sections.map((one) => one.problem).find(Boolean);
-    if (!problem && sections.some((one) => one.pending)) { if (!this.shown) this.age.textContent = "The rows are being counted"; return; }
+    if (!problem && sections.some((one) => one.pending)) { if (!this.shown) this.age.textContent = "It is being read"; return; }
     this.element.classList.toggle("stale", Boolean(problem));
     const dates = sections.map((one) => one.at).filter(Boolean).sort();
     this.age.textContent = problem ? `${problem.title}. ${this.shown ? "The numbers are old." : ""}` : dates.length ? `as of ${clock(new Date(dates[0]))}` : "";
