@@ -1639,10 +1639,11 @@ BEGIN
     -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
-        IF archived IS NULL THEN
-            IF NOT FOUND THEN
-                PERFORM pgvigil.require_all_rows();
-            END IF;
+        IF FOUND AND archived IS NULL THEN
+            RETURN NEW;
+        END IF;
+        IF NOT FOUND THEN
+            PERFORM pgvigil.require_all_rows();
             RETURN NEW;
         END IF;
         of_session := NEW.session_id;
@@ -1709,7 +1710,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '5cf65d6dc8ad7010d09747e9c8742f15d0e489b655b33403e7698e1761180291', 'e60422be55dfc41ff5faddaa99c763b78942f0de9192286a1dfc8b7146b34142', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'ef2d41d81b066dd82ebd6f8c592646e09e774a52e493fad90aa3b6f5a1b5b24d', '689f4c3ed923174aacf43b5bebf061bcb9c05d04351d63d64acf1eb002b81506', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates

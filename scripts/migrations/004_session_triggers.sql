@@ -265,10 +265,11 @@ BEGIN
     -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
-        IF archived IS NULL THEN
-            IF NOT FOUND THEN
-                PERFORM pgvigil.require_all_rows();
-            END IF;
+        IF FOUND AND archived IS NULL THEN
+            RETURN NEW;
+        END IF;
+        IF NOT FOUND THEN
+            PERFORM pgvigil.require_all_rows();
             RETURN NEW;
         END IF;
         of_session := NEW.session_id;
