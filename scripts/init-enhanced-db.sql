@@ -414,7 +414,7 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others anew, which would run at the COMMIT with the rights of whoever commits
+    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
     -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
     -- of a user's table was read, none did.
     LOOP
@@ -1052,7 +1052,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'ce4dcb09db991708a2319e0200e59b38c22dd7e35f4347479f71f145f03a73ae', 'b8254d988aa1442dc4a07b246f433810b541c5e320276a318e5db1cc8dfb11f7', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '216bf56e06c7a41f600aa32fc7c7313b527b12b8a530615ce096dd9ee4b0c8ec', '0ee1bc875ce753a592aed97b262015adb010eea3580405ccfa8c6117dfee05c1', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one

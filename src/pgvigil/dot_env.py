@@ -58,7 +58,7 @@ def _bytes(path: Path) -> bytes:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is not a file", f"Remove it. {INSTEAD}")
-        require_own(path, found, file.fileno())
+        require_own(path, found)
         _require_own_way(path.absolute())
         if found.st_size > _LIMIT:
             raise UsageError(f"{path} has more than {_LIMIT:,} bytes", f"Keep only lines NAME=value in it. {INSTEAD}")
@@ -86,7 +86,7 @@ def _require_own_way(path: Path) -> None:
         require_own(directory, directory.stat())
 
 
-def require_own(path: Path, found: os.stat_result, place: Path | int | None = None) -> None:
+def require_own(path: Path, found: os.stat_result) -> None:
     reason = None
     if found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user ({_name(found.st_uid)})"
@@ -96,7 +96,7 @@ def require_own(path: Path, found: os.stat_result, place: Path | int | None = No
         reason = "can be written to by every user"
     elif found.st_mode & stat.S_IWGRP and not is_private(found):
         reason = "can be written to by its group"
-    elif found.st_mode & stat.S_IWGRP and has_acl(path if place is None else place):
+    elif found.st_mode & stat.S_IWGRP and has_acl(path):
         reason = "has an access control list by which others may write to it"
     if reason:
         what = "pgvigil does not read its .env" if stat.S_ISDIR(found.st_mode) else "pgvigil does not read it"

@@ -12,8 +12,7 @@ a trigger replace it meanwhile. Whatever a command calls or reads after its firs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -22,7 +21,18 @@ from psycopg.rows import tuple_row
 
 OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where nobody else does
 
-# A trigger that SET CONSTRAINTS fires may defer others anew, which would run at the COMMIT with the rights of whoever commits (from
+# The owner of what is ours, if who is connected is a superuser and the owner is another role that somebody can act as. The path may be
+# the owner's.
+UNDER_SUPERUSER = """
+    SELECT o.rolname::pg_catalog.text
+    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) n.nspowner
+    JOIN pg_catalog.pg_roles u ON u.rolname OPERATOR(pg_catalog.=) current_user
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND u.rolsuper AND NOT o.rolsuper
+      AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner'
+           OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) m.member
+                      WHERE m.roleid OPERATOR(pg_catalog.=) o.oid AND NOT r.rolsuper))"""
+
+# A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits (from
 # PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page of a user's table was read, none did.
 _END = """
         LOOP
@@ -88,8 +98,7 @@ _READ = (
 )
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """The role that everything of ours belongs to in a database, and whether who is connected is another one who may do what it may."""
 
     name: str

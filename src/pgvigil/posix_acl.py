@@ -8,9 +8,9 @@ from pathlib import Path
 _LIST = "system.posix_acl_access"
 
 
-def has_acl(place: Path | int) -> bool:
-    """Return true if a path, or an open file, has a list. Its greatest rights then stand in the mode in the place of the group's."""
+def has_acl(path: Path) -> bool:
+    """Return true if a path has a list. The mode then has its greatest rights as those of the group."""
     try:
-        return bool(os.getxattr(place, _LIST))
+        return bool(os.getxattr(path, _LIST))
     except (OSError, AttributeError):  # there is none; the file system, or a system other than Linux, has no such lists
         return False

@@ -19,7 +19,7 @@ from pgvigil import project
 from pgvigil.errors import ConnectError
 from pgvigil.owner import OWN_ROLE, confine
 from pgvigil.placeholders import bound
-from pgvigil.planned_code import planned_code
+from pgvigil.planned_code import is_possible, planned_code
 
 # One expression for all of it would step through each body letter by letter, which took most of the time.
 _FUNCTION = re.compile(
@@ -266,45 +266,44 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         return
     reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
     reading.start()
-    found = sorted(planned_code(conn, _SCHEMAS))
+    plans_code = is_possible(conn)
+    found = sorted(planned_code(conn, _SCHEMAS)) if plans_code else []
     yield from found
     if found:
         return  # the ledger is a table, too
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"
-    yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
+    if plans_code:
+        yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
     q = schema.replace('"', '""')
-    rows = conn.execute(
-        _FOREIGN,
-        {
-            "schema": schema,
-            "names": [*_APPLICATION, *_TABLES],
-            "application": list(_APPLICATION),
-            "columns": list(_COLUMNS),
-            "views": list(_OWN_VIEWS),
-            "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
-        },
-    ).fetchall()
-    yield from sorted(row[0] for row in rows)
-    yield from _calls(conn, schema)
-    reading.join()
-    yield from _functions(conn, schema)
-
-
-def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
     names = {"schema": schema, "names": [*_APPLICATION, *_TABLES], "tables": list(_TABLES)}
-    called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
-    rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
-    for oid, function in rows:
-        yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
+    with conn.pipeline():  # the server goes on while an answer is looked at
+        trees = conn.execute(_TREES, names)
+        functions = conn.execute(_FUNCTIONS)
+        foreign = conn.execute(
+            _FOREIGN,
+            names
+            | {
+                "application": list(_APPLICATION),
+                "columns": list(_COLUMNS),
+                "views": list(_OWN_VIEWS),
+                "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
+            },
+        )
+        called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in trees}
+        not_plain = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN)))
+        reading.join()
+        replaced = list(_functions(conn, schema, functions.fetchall()))
+        yield from sorted(row[0] for row in foreign)
+        for oid, function in not_plain:
+            yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
+        yield from replaced
 
 
-def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
+def _functions(conn: psycopg.Connection[Any], schema: str, found: list[Any]) -> Iterator[str]:
     shapes = _shapes(project.MIGRATIONS)
     unknown = []
-    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in conn.execute(
-        _FUNCTIONS
-    ).fetchall():
+    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in found:
         what = f"function {nsp}.{name}"
         if (nsp, name) in _COMPUTED:
             plain = not definer and not settings and (arguments, result) == ("policy text", "interval")

@@ -42,7 +42,7 @@ def print_sql(script: str, stream: TextIO, *, end: str = "\n") -> None:
 
 
 def visible_sql(script: str) -> str:
-    """Return a script with the same meaning in visible characters. In text that is no SQL, too, every character is visible."""
+    """Return a script with the same meaning in visible characters. In other text, too, every character is visible."""
     if not UNSEEN.search(script) and not KNOWN_COMMAND.search(script):
         return script
     return KNOWN_COMMAND.sub("/**/", "".join(_visible_tokens(script.removeprefix("\ufeff"))))

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from pgvigil import web
+from pgvigil.web import app as application
 from security.conftest import COUNTED, Installation
 
 pytestmark = pytest.mark.in_full
@@ -425,6 +428,18 @@ def test_what_a_migration_displaced_is_put_back_with_the_owner_s_rights(mined: I
     code, said = mined.pgvigil("revert", "--to", "base", "--backup", "none")
     assert code == 0, said
     assert not mined.turned
+
+
+def test_the_web_application_asks_nothing_as_a_superuser_over_another_owner(mined: Installation) -> None:
+    """A transaction that only reads is no protection: COPY TO PROGRAM is allowed in one."""
+    mined.migrate()
+    app = web.application(mined.url, authorize=lambda _: web.Principal("ann", "admin"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answers = [client.get(path) for path in ("/readyz", "/api/v1/jobs", "/api/v1/connections")]
+    application.close(app)
+    assert {answer.json()["type"] for answer in answers} == {"urn:pgvigil:problem:superuser"}
+    code, said = mined.pgvigil("serve", "--no-auth", "--listen", "127.0.0.1:0")
+    assert (code, "would run code of x_owner" in said) == (4, True), said
 
 
 # ── Arrangements ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
 """Records without slowing the callers: they append to a bounded queue, and one thread takes records from it.
 
-The worker takes batches from the queue and delivers them (delivery.py). This module decides when: what wakes the worker, how
+The worker takes batches from the queue and delivers them (dispatcher.py). This module decides when: what wakes the worker, how
 long it waits for more records, when it spills what the database does not accept, and how recording ends.
 
 More than 400 lines: one class, which is the public interface, with the state that its thread and its callers share.

@@ -191,11 +191,16 @@ def tokens(path: Path | str, secret: bytes | None = None) -> Tokens:
 
 
 def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = ()) -> Authorize:
-    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR)."""
+    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR).
+
+    Two such headers, or a comma, by which a second proxy joins two of them, name nobody: one of them may be the client's.
+    """
     trusted = []
     for network in networks:
         try:
-            trusted.append(ipaddress.ip_network(network))
+            known = ipaddress.ip_network(network)
+            mapped = known.network_address.ipv4_mapped if isinstance(known, ipaddress.IPv6Network) else None
+            trusted.append(ipaddress.ip_network((mapped, known.prefixlen - 96)) if mapped else known)
         except ValueError as error:
             raise UsageError(f"{network} is not a network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
     if not trusted or not header:
@@ -212,10 +217,11 @@ def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = 
             return None
         if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
             peer = peer.ipv4_mapped
-        if len(names) != 1 or not any(peer in network for network in trusted):
+        if len(names) != 1 or "," in names[0] or not any(peer in network for network in trusted):
             return None
+        name = names[0].strip(" \t")  # other spaces belong to a name, so that two users of the proxy stay two
         try:
-            return Principal(names[0].strip(), "admin" if names[0].strip() in admin_names else "viewer")
+            return Principal(name, "admin" if name in admin_names else "viewer")
         except ValueError:
             return None
 
