@@ -12,8 +12,7 @@ a trigger replace it meanwhile. Whatever a command calls or reads after its firs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -99,8 +98,7 @@ _READ = (
 )
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """The role that everything of ours belongs to in a database, and whether who is connected is another one who may do what it may."""
 
     name: str

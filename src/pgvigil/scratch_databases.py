@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -32,8 +32,7 @@ _OURS = "CASE WHEN me.rolsuper THEN o.rolsuper ELSE pg_catalog.pg_has_role(d.dat
 _OWN_PROGRAMS = "^($|pgvigil |pg_restore$|pg_dump$)"
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(NamedTuple):
     """A database that `make` created. `mark` is its comment, which no other database has."""
 
     name: str

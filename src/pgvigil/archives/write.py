@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import __version__, database
-from pgvigil.archives import duck, parquet
+from pgvigil.archives import binary, duck, parquet
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
 from pgvigil.archives.store import Store, open_store, remove_made
@@ -85,7 +85,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
     clean(conn, owner, store.location, lambda note: did(0, note))
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
     failures: list[str] = []
-    with database.beside(conn) as reader:
+    with database.beside(conn) as reader, closing(binary.Connections(conn, parquet.WRITERS)) as connections:
         if confined(conn):
             confine(reader, owner.name)
         reader.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET client_encoding = 'UTF8'")
@@ -93,7 +93,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
         for number, unit in enumerate(units, 1):
             progress(f"archiving {unit} ({number} of {len(units)})")
             try:
-                count = _archive(conn, reader, owner, store, unit)
+                count = _archive(conn, reader, connections, owner, store, unit)
             except (PgvigilError, psycopg.Error, OSError) as error:
                 with suppress(psycopg.Error):
                     reader.rollback()
@@ -178,21 +178,44 @@ def _day(source: str, table: str, key: str, time: str, begin: datetime, *, upto:
 # ── One archive ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _archive(conn: psycopg.Connection, reader: psycopg.Connection, owner: Owner, store: Store, unit: Unit) -> int:
-    source = SOURCES[unit.source]
+def _archive(
+    conn: psycopg.Connection, reader: psycopg.Connection, connections: binary.Connections, owner: Owner, store: Store, unit: Unit
+) -> int:  # fmt: skip
     with begun(conn, owner, store, unit) as (archive_id, directory, stem):
         with reader.transaction():
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            row = reader.execute(fingerprint_query(unit.table, unit.key, unit.condition)).fetchone()
-            rows, fingerprint = row or (0, 0)
-            leave = ("place",) if unit.source == "query_executions" else ()
-            of = columns(reader, unit.table, leave=leave)
-            query = copy_query(of, f"ONLY {unit.table}", unit.condition)
-            written = parquet.write(reader, query, of, source, store, directory, stem)
+            of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
+            place = parquet.Place(SOURCES[unit.source], of, store, directory, stem)
+            rows, fingerprint, written = _written(reader, connections, unit, place)
         if written.rows != rows:
             raise ArchiveError(f"{unit} has {rows:,} rows, and {written.rows:,} were read back", "Nothing is dropped.")
         complete(conn, owner, store, unit, archive_id, f"{directory}/{stem}.json", written, of, fingerprint)
     return int(rows)
+
+
+def _written(
+    reader: psycopg.Connection, connections: binary.Connections, unit: Unit, place: parquet.Place
+) -> tuple[int, Any, parquet.Written]:
+    """Write the rows of a unit; return how many the server counts, and their fingerprint."""
+    found: list[Any] = []
+
+    def count() -> None:
+        query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
+        found[:] = reader.execute(query).fetchone() or (0, 0, True)
+
+    if ranges := binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS):
+        with connections.reading(reader) as ready:
+            if ready:
+                try:
+                    written = parquet.write_ranges(connections, ranges, place, count)
+                    if found[2]:
+                        return found[0], found[1], written
+                except binary.refusals():
+                    pass
+                place.store.remove(place.directory, place.stem)
+    count()
+    query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
+    return found[0], found[1], parquet.write(reader, query, place)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import trusted
-from pgvigil.visible_sql import print_sql
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
@@ -104,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
                     report = report.tested(with_source_line(spec, self_test(conn, schema, report.replaced)))
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
+            from pgvigil.visible_sql import print_sql
 
             print_sql(fix_sql(report), out)
         else:
@@ -146,6 +146,8 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
         with database.connect(required_target(arguments), "validate") as conn:
             report = validate(conn, declared, schema, strict=arguments.strict)
         if arguments.fix_sql:
+            from pgvigil.visible_sql import print_sql
+
             print_sql(fix_sql(report), out)
         else:
             rendered = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))

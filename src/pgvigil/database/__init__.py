@@ -10,6 +10,7 @@ from pgvigil.database.connection import open_connection as open_connection
 from pgvigil.database.connection import pin_session as pin_session
 from pgvigil.database.lost_connections import is_lost as is_lost
 from pgvigil.database.lost_connections import lost as lost
+from pgvigil.database.poolers import again as again
 from pgvigil.database.poolers import has_more_sessions as has_more_sessions
 from pgvigil.database.poolers import require_more_sessions as require_more_sessions
 from pgvigil.database.row_security import Hidden as Hidden

@@ -109,4 +109,5 @@ def answer(conn: psycopg.Connection, query: str, seconds: float, *parameters: st
 
 
 def again(conn: psycopg.Connection) -> str:
+    """Return what another connection like this one is opened with, its password included."""
     return make_conninfo("", **conn.info.get_parameters(), password=conn.info.password)

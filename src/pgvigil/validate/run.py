@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -114,7 +115,7 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
             )
     columns: dict[str, list[str]] = {name: [] for name in readable if found.details[table(name)]["readable"]}
     for ref, attributes in found.objects.items():
-        if ref.kind == "column" and found.roots[ref] in columns and PLAIN_TYPE.fullmatch(attributes["type"]):
+        if ref.kind == "column" and found.roots[ref] in columns and re.fullmatch(PLAIN_TYPE, attributes["type"]):
             columns[ref.relation].append(ref.name)
     return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema), unsafe
 

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors, sql
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 # Types of pg_catalog as the server prints them. One of the application's schema has the same name only in quotes or with
 # its schema, because pg_catalog goes first.
-PLAIN_TYPE = re.compile(
+PLAIN_TYPE = (
     r"(text|character varying|integer|bigint|smallint|boolean|uuid|numeric|interval|jsonb?|date|double precision"
     r"|timestamp with(out)? time zone|name)(\(\d+(,\d+)?\))?(\[\])?"
 )
@@ -73,8 +73,7 @@ _PINNED = {
 }
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """The scope of a comparison: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
 
     own: tuple[str, ...]
@@ -87,14 +86,14 @@ class Scope:
     declared: frozenset[ObjectRef] = frozenset()  # whose owner is the usual one, whoever owns the rest
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     version: str
     version_num: int
     database: str
     role: str
     now: float
     schema_there: bool
+    public_of_initdb: bool  # schema public is the one that every database is made with
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
     # Of new sessions, that bear on our work: name, value, whether of this database only, role or None, whether that role

@@ -10,38 +10,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pgvigil.validate.catalog import sql_text
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.catalog.spelling import canonical, table_storage, without_tuning
-from pgvigil.validate.diff import (
-    equivalence,
-    extension_members,
-    inherited,
-    made_anew,
-    not_inherited,
-    partitions,
-    pg_dump_gaps,
-    renames,
-    roles,
-)
-from pgvigil.validate.diff.default_rights import explained, owner_of
+from pgvigil.validate.diff import renamed, roles
 from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
-from pgvigil.validate.diff.equivalence import Probe
 from pgvigil.validate.diff.expected_state import Rows, join
-from pgvigil.validate.diff.explained import Explained
-from pgvigil.validate.diff.unexpected import Unexpected
-from pgvigil.validate.repair import ddl
-from pgvigil.validate.repair.repair import Repairs
-from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Kind, Unchecked
 from pgvigil.validate.spec.declaration import Mark
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog import sql_text
+    from pgvigil.validate.diff import (
+        default_rights,
+        equivalence,
+        explained,
+        extension_members,
+        inherited,
+        made_anew,
+        not_inherited,
+        partitions,
+        pg_dump_gaps,
+        renames,
+        unexpected,
+    )
+    from pgvigil.validate.repair import ddl, repair
+    from pgvigil.validate.report import describe
+else:
+    sql_text = later("pgvigil.validate.catalog.sql_text")
+    default_rights = later("pgvigil.validate.diff.default_rights")
+    equivalence = later("pgvigil.validate.diff.equivalence")
+    explained = later("pgvigil.validate.diff.explained")
+    extension_members = later("pgvigil.validate.diff.extension_members")
+    inherited = later("pgvigil.validate.diff.inherited")
+    made_anew = later("pgvigil.validate.diff.made_anew")
+    not_inherited = later("pgvigil.validate.diff.not_inherited")
+    partitions = later("pgvigil.validate.diff.partitions")
+    pg_dump_gaps = later("pgvigil.validate.diff.pg_dump_gaps")
+    renames = later("pgvigil.validate.diff.renames")
+    unexpected = later("pgvigil.validate.diff.unexpected")
+    ddl = later("pgvigil.validate.repair.ddl")
+    repair = later("pgvigil.validate.repair.repair")
+    describe = later("pgvigil.validate.report.describe")
 
 _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 LEDGER = "pgvigil.migrations"
@@ -75,15 +91,22 @@ class Comparison:
         self.reference = reference
         self.rows = rows
         self.expected, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
-        if self.found.server and self.found.schema == "public":
-            self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, self.found.server.major)
-        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found, builder.comes_later)
+        server = self.found.server
+        if server and 0 < self.declaration.major < server.major and self.found.schema == "public":
+            self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, server.major)
+        self.renames = (
+            renamed.unless_any(self.expected, self.marks, self.found)
+            or renames.Search(self.expected, self.roots, self.marks, self.found, builder.comes_later).run()
+        )
         self.found = builder.found = self.renames.found
-        self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
         there = self.found.objects
         same = self.renames.nothing_differs
         self.changed = [] if same else [ref for ref, of in self.expected.items() if there.get(ref) != of]
         self.undeclared = [ref for ref in there if ref not in self.expected] if there.keys() - self.expected else []
+
+    @cached_property
+    def repairs(self) -> repair.Repairs:
+        return repair.Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
 
     def _leave_open(self, ref: ObjectRef, expected: Attributes, there: Attributes | None) -> bool:
         """If tables existed before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
@@ -104,16 +127,21 @@ class Comparison:
     def run(self) -> None:
         objects, compared = self.found.objects, self.builder.compared
         roles.compare(self.builder)
-        taken = Explained(self.builder, self.expected, self.changed, self.undeclared).objects()
+        taken: set[ObjectRef] = set()
+        if self.changed or self.undeclared:
+            taken = explained.Explained(self.builder, self.expected, self.changed, self.undeclared).objects()
         for rename in self.renames.list:
             shown = rename.expected or describe.in_one_line(rename.ref, self.expected[rename.ref])
             kind: Kind = "different" if rename.different else "missing"
             self.builder.add(kind, rename.ref, shown, rename.found, fix=rename.fix)
-        members = extension_members.hidden(self.builder)
+        members: dict[ObjectRef, str] = {}
+        if server := self.found.server:
+            members = extension_members.hidden(self.builder) if server.members else {}
         compared.update(map(attrgetter("kind"), self.expected))
         changed = set(self.changed)
         for ref, expected in self.expected.items():
-            if ref not in changed and ref not in self.marks and _SAID_ANYHOW.isdisjoint(expected):
+            marked = ref in self.marks and ref.kind == "view"  # of which the spec may say what it reads
+            if ref not in changed and not marked and _SAID_ANYHOW.isdisjoint(expected):
                 continue
             there = objects.get(ref)
             if there is not None and (hidden := [one for one in (expected, there) if "hidden" in one]):
@@ -150,6 +178,8 @@ class Comparison:
             else:
                 self._compare(ref, expected, there, mark)
         self._attached()
+        if self.declaration.complete:
+            self._being_detached()
         cared_for: set[str] = set()
         for name, pattern in self.declaration.patterns.items():
             if objects.get(table(name), {}).get("kind") == "partitioned table":
@@ -157,14 +187,26 @@ class Comparison:
         self._rows()
         for ref, extension in members.items():
             extension_members.add(self.builder, ref, extension, "unexpected")
-        Unexpected(self.builder, self.expected, self.repairs, of_reference=self.reference is not None).log(
-            taken, cared_for
-        )
+        if self.undeclared or not self.declaration.complete:
+            unexpected.Unexpected(
+                self.builder, self.expected, lambda: self.repairs, of_reference=self.reference is not None
+            ).log(taken, cared_for)
+
+    def _being_detached(self) -> None:
+        """A partition that DETACH … CONCURRENTLY left half-way: no query on the whole table reads it."""
+        for ref, details in self.found.details.items():
+            parent = self.expected.get(ref, {}).get("partition_of") if details.get("detaching") else None
+            if parent and self.found.objects[ref].get("partition_of") == parent:
+                bound = self.expected[ref]["bound"]
+                finalize = f"ALTER TABLE {parent} DETACH PARTITION {ref.label} FINALIZE;"
+                fix = f"{finalize}\nALTER TABLE {parent} ATTACH PARTITION {ref.label} {bound};"
+                self.builder.add("different", ref, f"attached to {parent}", "being detached", fix=fix)
 
     def _attached(self) -> None:
-        for objects, refs in ((self.expected, self.changed), (self.found.objects, self.undeclared)):
+        renamed = [rename.ref for rename in self.renames.list]
+        for objects, refs in ((self.expected, [*self.changed, *renamed]), (self.found.objects, self.undeclared)):
             for ref in refs:
-                if ref in objects and (whole := made_anew.whole_of(ref, objects[ref], objects)):
+                if "attached" in objects.get(ref, ()) and (whole := made_anew.whole_of(ref, objects[ref], objects)):
                     self.builder.whole_of[ref] = whole
 
     def _owner(self, ref: ObjectRef) -> str:
@@ -250,7 +292,11 @@ class Comparison:
 
     def _open_to_all(self, right: ObjectRef, of: ObjectRef, expected: Attributes) -> None:
         definer = self.found.objects.get(of, {}).get("security") == "DEFINER"
-        rights = f"with the rights of {owner_of(self.found, of)} (SECURITY DEFINER)" if definer else "as they are"
+        rights = (
+            f"with the rights of {default_rights.owner_of(self.found, of)} (SECURITY DEFINER)"
+            if definer
+            else "as they are"
+        )
         said = f"open EXECUTE: whoever can connect may call it, {rights}"
         fix = ddl.create(right, "", expected)
         self.builder.add("missing", right, "EXECUTE for those alone to whom it is granted", said, fix=fix)
@@ -271,7 +317,7 @@ class Comparison:
             state = _STATES.get((kind, key))
             if kind == "index" and key == "valid" and pg_dump_gaps.has_foreign_partition(root, self.found.objects):
                 said = f"{part.expected} ({pg_dump_gaps.FOREIGN_PARTITION})"
-                self.builder.differ(ref, [replace(part, expected=said)], "note", kind="invalid")
+                self.builder.differ(ref, [part._replace(expected=said)], "note", kind="invalid")
                 continue
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
                 self.builder.differ(ref, [part], kind=state, fix=fix)
@@ -289,12 +335,14 @@ class Comparison:
         if ref == _APPLICATION_SCHEMA and self.builder.another_major:
             plain, tuned = [], [*tuned, *plain]
         if [part.key for part in plain] == ["order"] and pg_dump_gaps.reorders(ref, self.expected, self.found.objects):
-            plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {pg_dump_gaps.ORDER}")]
+            plain, tuned = [], [*tuned, plain[0]._replace(expected=f"{plain[0].expected}: {pg_dump_gaps.ORDER}")]
         if ref.of_column and pg_dump_gaps.retypes(ref, [part.key for part in plain], self.expected):
             plain, tuned = (
                 [],
-                [*tuned, *(replace(part, expected=f"{part.expected}: {pg_dump_gaps.IDENTITY}") for part in plain)],
+                [*tuned, *(part._replace(expected=f"{part.expected}: {pg_dump_gaps.IDENTITY}") for part in plain)],
             )
+        if [part.key for part in plain] == ["nullable"] and pg_dump_gaps.refuses_null(ref, self.expected, there):
+            plain, tuned = [], [*tuned, plain[0]._replace(expected=f"{plain[0].expected}: {pg_dump_gaps.NULLABLE}")]
         self.builder.differ(ref, plain, fix=fix)
         self.builder.differ(ref, tuned, "finding" if self.builder.strict else "note", fix=fix)
         self._comment(ref, expected, there, mark)
@@ -306,7 +354,11 @@ class Comparison:
         if self.declaration.complete:
             return False
         more = [privilege for privilege in there if privilege not in expected]
-        default = explained(self.found, ref, {"privileges": more}) if more and set(expected) <= set(there) else ""
+        default = (
+            default_rights.explained(self.found, ref, {"privileges": more})
+            if more and set(expected) <= set(there)
+            else ""
+        )
         if default:
             self.builder.add("different", ref, ", ".join(expected), f"{', '.join(there)}, by {default}", "note")
         return bool(default)
@@ -465,7 +517,7 @@ class Comparison:
             shown, found = describe.difference(a, b)
         question = None
         if ref.kind == "collation" and key == "locale" and expected.get("provider") == there.get("provider") == "i":
-            question = Probe(ref, self.renames.real(root), key, a or "", b or "", json.dumps(there))
+            question = equivalence.Probe(ref, self.renames.real(root), key, a or "", b or "", json.dumps(there))
         elif (
             a
             and b
@@ -479,7 +531,7 @@ class Comparison:
                 and ref.kind == "constraint"
                 and not all("CHECK" in t or "EXCLUDE" in t for t in texts)
             ):
-                question = Probe(ref, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
+                question = equivalence.Probe(ref, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
         return AttributeDiff(shown, found, question, key)
 
     def _reads(self, name: str, ref: ObjectRef) -> list[AttributeDiff]:
@@ -502,7 +554,9 @@ class Comparison:
             return
         fix = self.repairs.comment(ref)
         if text is None:
-            if known and mark is None:
+            if known and mark is None and ref.kind == "extension":
+                self.builder.add("unexpected", ref.comment, f"no comment ({pg_dump_gaps.COMMENT})", str(found), "note")
+            elif known and mark is None:
                 self.builder.add("unexpected", ref.comment, "", str(found), fix=fix)
         elif found is None:
             self.builder.add("missing", ref.comment, text, ABSENT, fix=fix)

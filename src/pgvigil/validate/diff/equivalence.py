@@ -16,6 +16,7 @@ from pgvigil.validate.catalog.snapshot import Connection, fetch, pinned, print_f
 from pgvigil.validate.catalog.spelling import plain_fields
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
+_SAID_OF_IT = ("comment", "comments", "owned_by")  # by statements of their own
 _TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
     ("column", "default"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
@@ -193,7 +194,7 @@ def _statements(probe: Probe, text: str) -> list[str]:
             ddl.create(
                 ObjectRef("type", "pg_temp.probe"),
                 "",
-                {key: value for key, value in attributes.items() if key != "comment"},
+                {key: value for key, value in attributes.items() if key not in _SAID_OF_IT},
             ).rstrip(";")
         ]
     label = "pg_temp.probe()"

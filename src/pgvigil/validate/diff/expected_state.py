@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
@@ -35,7 +34,7 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
     if ACTIVE_TIME in expected and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
         expected = expected | {ACTIVE_TIME: expected[ACTIVE_TIME] | {"body": body}}
         if said := marks.get(ACTIVE_TIME):
-            marks = marks | {ACTIVE_TIME: replace(said, spoken_of=said.spoken_of | {"body"})}
+            marks = marks | {ACTIVE_TIME: said._replace(spoken_of=said.spoken_of | {"body"})}
     return expected, roots, marks
 
 
@@ -57,6 +56,8 @@ def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: At
     both = {key: value for key, value in made.items() if key not in mark.spoken_of} | declared
     if "with" in declared and "with" in made:
         both["with"] = made["with"] | declared["with"]
+    if both == found:
+        return both, mark  # which of its attributes are compared makes no difference
     return both, Mark(frozenset({*mark.spoken_of, *made, *found}), True, mark.optional, mark.unless_baselined)
 
 

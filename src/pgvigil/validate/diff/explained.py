@@ -5,13 +5,20 @@ They are noted, or reported with that, and are not compared.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, schema_of
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.diff import pg_dump_gaps
 from pgvigil.validate.diff.diff_builder import ABSENT, DiffBuilder
-from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Kind
+
+if TYPE_CHECKING:
+    from pgvigil.validate.report import describe
+else:
+    describe = later("pgvigil.validate.report.describe")
 
 _OF_SERVERS = ("foreign_data_wrapper", "server", "user_mapping")
 
@@ -43,6 +50,7 @@ class Explained:
         copy = bool(server and self.declaration.database and server.database != self.declaration.database)
         for ref in [*self.changed, *self.undeclared]:
             reason = pg_dump_gaps.left_out(ref, self.expected, objects, copy=copy)
+            reason = reason or pg_dump_gaps.of_every_database(ref, self.expected, self.found)
             expected, there = self.expected.get(ref), objects.get(ref)
             of = ref.of or ref
             if (

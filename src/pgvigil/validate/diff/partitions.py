@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from pgvigil.validate.catalog import sql_text
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import beside, quoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.catalog.spelling import without_tuning
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import AttributeDiff, DiffBuilder
-from pgvigil.validate.repair import ddl, ddl_relations
-from pgvigil.validate.repair.alter import alter_column
-from pgvigil.validate.report import describe
 from pgvigil.validate.spec.declaration import Partitions
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog import sql_text
+    from pgvigil.validate.repair import alter, ddl, ddl_relations
+    from pgvigil.validate.report import describe
+else:
+    sql_text = later("pgvigil.validate.catalog.sql_text")
+    alter = later("pgvigil.validate.repair.alter")
+    ddl = later("pgvigil.validate.repair.ddl")
+    ddl_relations = later("pgvigil.validate.repair.ddl_relations")
+    describe = later("pgvigil.validate.report.describe")
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
 _TOKENS = {
@@ -186,7 +196,9 @@ def _columns(builder: DiffBuilder, name: str, label: str) -> None:
         ]
 
         def fix(keys: list[str], column: str = column, usual: Attributes = usual, there: Attributes = there) -> str:
-            return "\n".join(line for key in keys for line in alter_column(label, column, usual, there, key) if line)
+            return "\n".join(
+                line for key in keys for line in alter.alter_column(label, column, usual, there, key) if line
+            )
 
         builder.differ(ref, parts, fix=fix)
 
@@ -210,11 +222,8 @@ def _right_name(name: str, declared: Partitions, bound: str) -> str:
 
 def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetime, datetime] | None:
     """Return the bounds of a partition, by its name."""
-    for suffix in declared.names:
-        pattern = re.escape(suffix)
-        for token, group in _TOKENS.items():
-            pattern = pattern.replace(token, group)
-        if match := re.fullmatch(re.escape(name) + pattern, partition):
+    for suffix in declared.names if partition.startswith(name) else ():
+        if match := _suffix(suffix).fullmatch(partition, len(name)):
             parts = match.groupdict()
             year, month = int(parts["year"]), int(parts.get("month", 1))
             try:
@@ -229,6 +238,14 @@ def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetim
             except (ValueError, OverflowError):
                 return None
     return None
+
+
+@lru_cache
+def _suffix(suffix: str) -> re.Pattern[str]:
+    pattern = re.escape(suffix)
+    for token, group in _TOKENS.items():
+        pattern = pattern.replace(token, group)
+    return re.compile(pattern)
 
 
 def _is_named_after(name: str, declared: Partitions, label: str) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from pgvigil.validate.catalog import sql_text
@@ -19,10 +18,10 @@ from pgvigil.validate.catalog.object_ref import ON_RELATIONS, ROUTINES, ObjectRe
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.catalog.spelling import canonical
 from pgvigil.validate.diff import inherited
+from pgvigil.validate.diff.renamed import RENAMED, Rename, Renames
 from pgvigil.validate.repair import ddl_routines
 from pgvigil.validate.spec.declaration import Mark
 
-RENAMED = "renamed? "
 _RELATIONS = ("table", "view")
 _ALONE = (*ROUTINES, "operator", "sequence", "statistics", "collation", "event trigger", "other")
 # Of the rare kinds, those that ALTER … RENAME knows; the first ones are named by the others.
@@ -48,52 +47,8 @@ _OPERATOR = re.compile(r'OPERATOR\(([^().\w"]+)\)')
 _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", "definition")
 
 
-@dataclass(frozen=True)
-class Rename:
-    ref: ObjectRef  # as it is wanted
-    there: ObjectRef  # as it is
-    expected: str
-    found: str
-    fix: str
-    different: bool = False  # it has its name, and another owner
-
-
-@dataclass
-class Renames:
-    found: Snapshot  # under the names that are wanted
-    list: list[Rename] = field(default_factory=list)
-    relations: dict[str, str] = field(default_factory=dict)  # label that is wanted → label that it has
-    nothing_differs: bool = False
-
-    def real(self, root: str) -> str:
-        return self.relations.get(root, root)
-
-
 Objects = dict[ObjectRef, Attributes]
 Columns = dict[str, dict[str, ObjectRef]]  # by relation and name
-
-
-def follow(
-    expected: Objects,
-    roots: dict[ObjectRef, str],
-    marks: dict[ObjectRef, Mark],
-    found: Snapshot,
-    comes_later: Callable[[ObjectRef], bool] = lambda _: False,
-) -> Renames:
-    """Find what has another name than declared; what a migration still to come brings is not looked for."""
-    if expected == found.objects:
-        return Renames(found, nothing_differs=True)
-    missing = expected.keys() - found.objects.keys()
-    relabelled = any(
-        ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
-        for ref, of in expected.items()
-    )
-    others = not marks and any(
-        ref.of_column and of.get("name") != found.objects.get(ref, of).get("name") for ref, of in expected.items()
-    )
-    if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
-        return Renames(found)
-    return _Search(expected, roots, marks, found, comes_later).run()
 
 
 def _columns(objects: Objects, roots: dict[ObjectRef, str]) -> Columns:
@@ -104,7 +59,7 @@ def _columns(objects: Objects, roots: dict[ObjectRef, str]) -> Columns:
     return columns
 
 
-class _Search:
+class Search:
     def __init__(
         self,
         expected: Objects,

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
-from pgvigil.validate.diff import inherited
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import DiffBuilder
-from pgvigil.validate.repair import ddl_relations
-from pgvigil.validate.repair.repair import Repairs
-from pgvigil.validate.report import describe
+
+if TYPE_CHECKING:
+    from pgvigil.validate.diff import inherited
+    from pgvigil.validate.repair import ddl_relations
+    from pgvigil.validate.repair.repair import Repairs
+    from pgvigil.validate.report import describe
+else:
+    inherited = later("pgvigil.validate.diff.inherited")
+    ddl_relations = later("pgvigil.validate.repair.ddl_relations")
+    describe = later("pgvigil.validate.report.describe")
 
 _OF_APPLICATION = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even reported
@@ -19,7 +29,12 @@ _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 
 class Unexpected:
     def __init__(
-        self, builder: DiffBuilder, expected: dict[ObjectRef, Attributes], repairs: Repairs, *, of_reference: bool
+        self,
+        builder: DiffBuilder,
+        expected: dict[ObjectRef, Attributes],
+        repairs: Callable[[], Repairs],
+        *,
+        of_reference: bool,
     ) -> None:
         self.builder = builder
         self.declaration = builder.declaration
@@ -82,7 +97,7 @@ class Unexpected:
                 continue
             said = self.builder.said(describe.in_one_line(ref, attributes)) + self._consequence(ref, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
-            fix = self.repairs.drop(ref)
+            fix = self.repairs().drop(ref)
             if family and kind == "table" and not self.declaration.complete:
                 fix = "\n".join(f"ALTER TABLE {root} NO INHERIT {parent};" for parent in attributes.get("inherits", ()))
             self.builder.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))

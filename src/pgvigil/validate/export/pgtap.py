@@ -17,6 +17,7 @@ from pathlib import Path
 from pgvigil.text import one_line
 from pgvigil.validate.catalog.identifiers import last_name, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, view
+from pgvigil.validate.catalog.queries_rights import RIGHTS_ON_PUBLIC
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
@@ -570,10 +571,11 @@ class _Writer:
             )
         else:
             where = self._is(of)
-        default = f"acldefault('{usual}', {owner})" if owner else "NULL"
+        plain = default = f"acldefault('{usual}', {owner})" if owner else "NULL"
         if kind == "schema":  # initdb gives rights on public, in each version others
-            default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
-        given = [f"coalesce({acl}, {default})", f"{default}::aclitem[]"]
+            initial = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {plain})"
+            default = f"CASE WHEN nspname = 'public' THEN {RIGHTS_ON_PUBLIC} ELSE {initial} END"
+        given = [f"coalesce({acl}, {plain})", f"({default})::aclitem[]"]
         if ref.kind == "revocation":
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"

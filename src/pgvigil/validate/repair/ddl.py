@@ -86,7 +86,7 @@ def grant(right: ObjectRef, attributes: Attributes, give: bool) -> str:
         verb = (
             f"GRANT {', '.join(names)} ON {place} TO {role}{' WITH GRANT OPTION' * option};"
             if give
-            else f"REVOKE {', '.join(names)} ON {place} FROM {role};"
+            else f"REVOKE {', '.join(names)} ON {place} FROM {role}{' CASCADE' * option};"  # what was passed on goes too
         )
         statements.append(verb)
     return "\n".join(statements)

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pgvigil.validate.catalog.identifiers import unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef
@@ -30,8 +31,7 @@ class Partitions:
             raise ValueError(f"{wrong[0]!r} does not say when the partition starts (YYYY, MM, DD)")
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """The parts of a hand-written spec besides an object's attributes."""
 
     spoken_of: frozenset[str]  # attributes that are compared
