@@ -124,7 +124,7 @@ def unqualified(body: str) -> list[str]:
         *re.findall(rf"(?<![.\w])(?!(?:{grammar})\b)\w+(?=\s*\()", code, flags=re.IGNORECASE),
         *re.findall(r"\bDISTINCT\b|\bNULLIF\b|\bIN\s*\(|\bLIKE\b|\bBETWEEN\b", code, flags=re.IGNORECASE),
         *re.findall(r"^\s+\w+ +(?:uuid|text|jsonb|bigint|record|integer);", code, flags=re.MULTILINE),
-        *re.findall(r"\b(?:FROM|INTO|JOIN)\s+(?!new_|archived_id)\w+\b(?!\.)", code),
+        *re.findall(r"\b(?:FROM|INTO|JOIN)\s+(?!new_|archived)\w+\b(?!\.)", code),
     ]
 
 
