@@ -165,7 +165,8 @@ def kills(url: str, place: Path, count: int, rows: int) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         fill(conn, rows, 5)
         ids = {str(id_) for (id_,) in conn.execute("SELECT id FROM performance_logs")}
-        code = "import sys; from pgvigil.cli import main; [main(words.split('|') + ['--database-url', sys.argv[1]]) for words in sys.argv[2:]]"
+        # Half of the attempts read in binary, as large partitions are read.
+        code = "import random, sys; from pgvigil.archives import binary; binary.FROM_BYTES *= random.random() < 0.5; from pgvigil.cli import main; [main(words.split('|') + ['--database-url', sys.argv[1]]) for words in sys.argv[2:]]"
         words = [f"maintain|run|archive_files|--archive-to|{place}", "maintain|run|retention"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         command = [sys.executable, "-P", "-c", code, url, *words]

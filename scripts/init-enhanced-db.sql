@@ -350,6 +350,56 @@ RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user
 COMMENT ON FUNCTION pgvigil.actor() IS
     'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- Rows that a policy hides are never taken for rows that are not there. For the current role, which in a function with
+-- its owner's rights is the owner, and for the owners: a role sees all rows if, for every command, a permissive policy
+-- for it is true and no restrictive one is anything else.
+CREATE FUNCTION pgvigil.require_all_rows() RETURNS void
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    hidden record;
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname) AS table_name, r.rolname, r.oid = c.relowner AS is_owner
+    INTO hidden
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    CROSS JOIN unnest('{r,a,w,d}'::"char"[]) command
+    LEFT JOIN LATERAL (
+        SELECT p.polpermissive, coalesce(pg_get_expr(p.polqual, c.oid), 'true') = 'true'
+                                AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true' AS is_true
+        FROM pg_policy p
+        WHERE p.polrelid = c.oid AND p.polcmd IN ('*', command)
+          AND (0 = ANY (p.polroles)
+               OR EXISTS (SELECT FROM unnest(p.polroles) o WHERE pg_has_role(r.oid, o, 'USAGE')))) q ON true
+    WHERE c.relrowsecurity
+      AND c.relkind IN ('r', 'p')
+      AND n.nspname IN ('pgvigil', 'instrumentation', pgvigil.application_schema())
+      AND NOT r.rolsuper
+      AND NOT r.rolbypassrls
+      AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+    GROUP BY n.nspname, c.relname, c.relowner, r.oid, r.rolname, command
+    HAVING NOT (coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
+                AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true))
+    ORDER BY 1, 2
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a row-level security policy may hide rows of % from role "%": they would be taken for rows '
+                        'that are not there', hidden.table_name, hidden.rolname
+              USING ERRCODE = 'insufficient_privilege',
+                    HINT = CASE WHEN hidden.is_owner
+                                THEN format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY; or: ', hidden.table_name)
+                                ELSE '' END
+                           || format('CREATE POLICY pgvigil_%s ON %s TO %I USING (true);',
+                                     CASE WHEN hidden.is_owner THEN 'owner' ELSE 'jobs' END, hidden.table_name,
+                                     hidden.rolname);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_all_rows() IS
+    'Raises an error if row security may hide rows of the application '
+    'or of pgvigil from the current role or their owner';
+
 -- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
 -- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
 -- a plain SET outlives the SET clause of the function that it runs in. The path may be anything here, so every name is
@@ -359,9 +409,36 @@ LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    held pg_catalog.text;
+    held   pg_catalog.text;
+    seen   pg_catalog.text;
+    before pg_catalog.text;
+    rounds pg_catalog.int4 := 0;
 BEGIN
-    SET CONSTRAINTS ALL IMMEDIATE;
+    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
+    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
+    -- of a user's table was read, none did.
+    LOOP
+        SET CONSTRAINTS ALL IMMEDIATE;
+        EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
+               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+               OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
+        seen := pg_catalog.concat((
+            SELECT pg_catalog.string_agg(
+                       pg_catalog.concat(c.oid, ' ', pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid)), ','
+                       ORDER BY c.oid)
+            FROM pg_catalog.pg_class c
+            WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+              AND pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid) OPERATOR(pg_catalog.>) 0));
+        EXIT WHEN seen OPERATOR(pg_catalog.=) before;
+        IF rounds OPERATOR(pg_catalog.=) 100
+            OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+                session_user
+                  USING HINT = 'Connect as the owner of the tables.';
+        END IF;
+        before := seen;
+        rounds := rounds OPERATOR(pg_catalog.+) 1;
+    END LOOP;
     FOR held IN
         SELECT c.name
         FROM pg_catalog.pg_cursors c
@@ -809,9 +886,9 @@ BEGIN
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
             SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                            FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS from_,
                    pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+                                            FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS to_) b
         WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
         IF FOUND AND taken.from_ <= lower_ THEN
             lower_ := taken.to_;
@@ -975,9 +1052,9 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, 'e42c766aa91b9a790cef78612a9661703807d7f85dced9b867e3d9356cfec7d2', 'b028d65069de777b45a772b321db01661cbae611ecaf3531f9510b8f77d9cfec', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '216bf56e06c7a41f600aa32fc7c7313b527b12b8a530615ce096dd9ee4b0c8ec', '0ee1bc875ce753a592aed97b262015adb010eea3580405ccfa8c6117dfee05c1', 0, '0.1.0'); END $$;
 
--- ---------- 002_leftovers.sql -----------------------------------------------------------------------------------
+-- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
 -- instant, to pgvigil.legacy_<name>; 015 copies its rows into ours. Values outside the lists are looked up here too,
 -- before any file takes a strong lock.
@@ -1159,7 +1236,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.copy_legacy_tables(integer) IS
     'Copies the rows of the tables that had the names of ours '
     'into ours, in batches that commit; goes on where it stopped';
-DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_leftovers', current_setting('pgvigil.schema'), false, 'fe3fc029ae2cfb9244a183b4c9112c9a9aa5e2852931e923c31f1a00a2c65acb', 'd2af65725047b89164afb1dc180139b657e68a304047c617c9f11de2c28913aa', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_legacy_tables', current_setting('pgvigil.schema'), false, 'fe3fc029ae2cfb9244a183b4c9112c9a9aa5e2852931e923c31f1a00a2c65acb', 'd2af65725047b89164afb1dc180139b657e68a304047c617c9f11de2c28913aa', 0, '0.1.0'); END $$;
 
 -- ---------- 003_monitoring_tables.sql ---------------------------------------------------------------------------
 -- Monitoring tables. The three append-only ones are partitioned by their time-ordered id: id stays a true primary key,
@@ -1515,10 +1592,16 @@ BEGIN
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
+-- Pinned: last_row must not depend on how the session that deletes spells floats, intervals, ranges and the like.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -1546,38 +1629,48 @@ SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
 DECLARE
-    archived_id pg_catalog.uuid;
+    archived pg_catalog.timestamptz;
+    of_session pg_catalog.uuid;
 BEGIN
+    -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+        IF archived IS NULL THEN
+            IF NOT FOUND THEN
+                PERFORM pgvigil.require_all_rows();
+            END IF;
             RETURN NEW;
         END IF;
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-        -- In a cascade the session itself is gone already, so its children may follow.
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
-            RETURN OLD;
-        END IF;
+        of_session := NEW.session_id;
     ELSE
-        SELECT id INTO archived_id FROM "{app}".sessions
-        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id)
-          AND archived_at IS NOT NULL
-        LIMIT 1;
-        IF NOT FOUND THEN
-            RETURN NEW;
+        of_session := OLD.session_id;
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id;
+        -- In a cascade the session itself is gone already, so its children may follow.
+        IF NOT FOUND AND (TG_OP OPERATOR(pg_catalog.=) 'UPDATE'
+                          OR pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1) THEN
+            PERFORM pgvigil.require_all_rows();
+        END IF;
+        IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+            IF archived IS NULL THEN
+                RETURN OLD;
+            END IF;
+        ELSIF archived IS NULL THEN
+            IF NEW.session_id OPERATOR(pg_catalog.<>) OLD.session_id THEN
+                of_session := NEW.session_id;
+                SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+                IF NOT FOUND THEN
+                    PERFORM pgvigil.require_all_rows();
+                END IF;
+            END IF;
+            IF archived IS NULL THEN
+                RETURN NEW;
+            END IF;
         END IF;
     END IF;
-    RAISE EXCEPTION 'session % is archived and read-only', archived_id
+    RAISE EXCEPTION 'session % is archived and read-only', of_session
           USING ERRCODE = 'object_not_in_prerequisite_state',
                 HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
-                                         archived_id);
+                                         of_session);
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
@@ -1612,7 +1705,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '2b40f0552d395ef90b60cd41de6d29cb58ac6090f49a88ef79e562b159a95642', 'ffbc57d512766ca91c65d2593b870b82031998d2edec07745560ca6cf4f3d3b6', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '99a5aba7451aeda45979e3e47ff8ba2489b94854bb11b3880c5643710a9b4349', '5d7d436c3896f3364fcbdaab02ea86150111f2c906751e3e3aa2db42fece5b89', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -1759,7 +1852,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
+-- Only one session at a time may backfill, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE
@@ -1920,7 +2013,7 @@ BEGIN
               USING ERRCODE = 'active_sql_transaction',
                     HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
     END IF;
-    PERFORM pgvigil.lock_session_counters();
+    PERFORM pgvigil.require_all_rows(), pgvigil.lock_session_counters();
     RETURN QUERY
     WITH wrong AS MATERIALIZED (
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts,
@@ -1943,7 +2036,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, 'a556f61b43c26cd75b35299656df18b338400335c1247327d9958b72f29af34e', '2f4b0660e889d8dcf340494b13dc354944ed73288252987fb779c5f2f21a678d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '0fcd6a873f09233fb417a6eef6de1190db4eb9f0181fef7b0fa00a2b73954443', '49fb6581ab3ab2fe9fc9526f53cd0deaba9f88443c4a8108ebe4d8e95c296e88', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -2276,10 +2369,16 @@ CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.archive_truncated_sessions
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
                LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
@@ -2315,6 +2414,7 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only'
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -2456,6 +2556,7 @@ RETURNS void
 LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET extra_float_digits = 1
 AS $$
 BEGIN
     PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
@@ -2819,7 +2920,7 @@ BEGIN
         RAISE EXCEPTION 'there is no job %', job_name
             USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
-    PERFORM pgvigil.require_no_subscription();
+    PERFORM pgvigil.require_no_subscription(), pgvigil.require_all_rows();
     FOR other IN
         SELECT r.id, r.pid, r.actor
         FROM pgvigil.job_runs r
@@ -2912,14 +3013,19 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS
     'Items already completed by unfinished runs of this job in the current interval';
 
--- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
--- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
+-- One transaction of a job, with the owner's rights whoever runs it, and the same with all settings of a session. In a
+-- function with its owner's rights no SET ROLE is possible, and finish_owner_code leaves nothing for the COMMIT, which
+-- the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
 RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql
 VOLATILE
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET TimeZone = 'UTC'
+SET quote_all_identifiers = off
 AS $$
 DECLARE
     run  pgvigil.job_runs;
@@ -2992,9 +3098,12 @@ BEGIN
         END IF;
     END;
     COMMIT;
+    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
     COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     IF run_id IS NULL THEN
         RETURN;
     END IF;
@@ -3003,6 +3112,7 @@ BEGIN
         INTO rows, more, failure, refused
         FROM pgvigil.job_step(run_id, refused) s;
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     END LOOP;
     PERFORM pgvigil.release_job(run_id);
     IF failure IS NOT NULL THEN
@@ -3098,6 +3208,7 @@ CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
 LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
 AS $$
 DECLARE
     policies text[];
@@ -3171,6 +3282,7 @@ DECLARE
     cutoff timestamptz :=
         (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'),
                      (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
@@ -3326,9 +3438,9 @@ SELECT p.parent_table,
        CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname
             ELSE c.relname::text END AS partition,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+                                      FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AS from_time,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+                                      FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AS to_time,
        greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes,
        c.oid AS partition_oid
 FROM pgvigil.partition_policies p
@@ -3641,7 +3753,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9599bd52b1fb0ec7d578cb09d44def9c0a5c242b496717c32a9b9799ca02d92c', '9983ef94686a446ae8748ae0553de68b943eb99cd64699cb973f84583c198904', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'b8508d8a6d12c9646638d5bf7cbf95e48e5a315a0c2bbc42efe24bea4c6d9358', 'd3a2d2ab885286a8bd6df86066814c4c594e3ee50d1aeb219ca75807c392007c', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -3861,7 +3973,7 @@ AS $$
 DECLARE
     from_id uuid;
     to_id   uuid;
-    settled timestamptz;
+    complete timestamptz;
     first   uuid;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -3870,11 +3982,11 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
+    complete := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
-        to_id := pgvigil.uuid_v7_floor(settled);
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_id THEN
+        to_id := pgvigil.uuid_v7_floor(complete);
         SELECT id INTO first FROM "{app}".performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
         IF FOUND THEN
             -- An hour at a time, so that a long table is rolled up in many transactions.
@@ -4149,6 +4261,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
+    PERFORM pgvigil.require_all_rows();
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
         EXECUTE format('INSERT INTO %s AS a (aggregation_type, bucket_width, time_bucket, aggregation_data, origin)
                         SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d
@@ -4196,7 +4309,7 @@ END $$;
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '8a066cb745e39b5fd6becbc9bb953a28f5878c93bc0ef728bc39ff8fec2c7fb9', '474a581bc17a9d461502cf12e64a6a59be42db627ee461635fd91af1d1f1aa3d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '4eeedf4d6f7a9e1f34bf4c1106196183f9f80b5b1836c5b1fdf02615d20276e6', 'cdf30e1623a3bd1f1faa06f22276f6a3b1efb78ec9a41e6b39aec41c10ee8d0d', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
@@ -5212,7 +5325,7 @@ BEGIN
             gone :=
                 NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
         END LOOP;
-        reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
+        reason := CASE WHEN gone THEN 'terminated' ELSE 'asked to terminate, and has not ended yet' END;
     END IF;
     ok := true;
     RETURN NEXT;
@@ -5470,7 +5583,7 @@ BEGIN
         ALTER VIEW instrumentation.session_stats SET (security_invoker = true);
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'cc57a87ba665b6605a128f69b59c692dbf3075fef3332c0001bb08715f313709', '898c3618547768b8109ae66232dc547b014b90052847a65f95ebe6cecaac4ca5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('009', '009_instrumentation', current_setting('pgvigil.schema'), false, 'f7017245f2fac1670e73c9e9f8c6e405e6b7155f50c77556ef79d66e776e22c2', '15602ba7376f3f065b89bb15d70cf7cc590373c36ae7fcfacd8dd1520b2f6913', 0, '0.1.0'); END $$;
 
 -- ---------- 010_operations.sql ----------------------------------------------------------------------------------
 -- Health between migrations: the checks, their thresholds, and their repairs. Each check is done by one of the
@@ -5600,11 +5713,12 @@ DECLARE
     child   record;
     share   numeric;  -- percent of its pages
     found   bigint;
-    told    text[] := '{}';
+    shown   text[] := '{}';
     fixes   text[] := '{}';
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -5640,7 +5754,7 @@ BEGIN
         END IF;
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
-            told := told
+            shown := shown
                 || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
             fixes := fixes
                 || format('DELETE FROM %s c
@@ -5648,7 +5762,7 @@ BEGIN
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
-    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''),
+    detail := concat_ws('; ', nullif(array_to_string(shown, ', '), ''),
                         CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
@@ -5671,6 +5785,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
@@ -5731,19 +5846,19 @@ DECLARE
     place    text;
     part     record;
     broken   text;
-    told     text[] := '{}';
+    shown   text[] := '{}';
     fixes    text[] := '{}';
 BEGIN
     SELECT sum(d.checksum_failures), max(d.checksum_last_failure) INTO failures, last_ FROM pg_stat_database d
     WHERE d.datname = current_database() OR d.datid = 0;
     value := coalesce(failures, 0);
     IF value > 0 THEN
-        told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
+        shown := shown || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
         fixes := fixes
             || 'Restore a backup from before (pgvigil restore), on '
                'other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
-        told := told || 'data checksums are off: a damaged page is not noticed'::text;
+        shown := shown || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
     IF deep THEN
         SELECT n.nspname
@@ -5752,7 +5867,7 @@ BEGIN
         JOIN pg_namespace n ON n.oid = e.extnamespace
         WHERE e.extname = 'amcheck';
         IF place IS NULL THEN
-            told := told
+            shown := shown
                 || 'amcheck is not there (CREATE EXTENSION amcheck): indexes and tables were not looked at'::text;
         END IF;
         FOR part IN
@@ -5780,7 +5895,7 @@ BEGIN
             EXCEPTION
                 WHEN undefined_table OR undefined_object THEN NULL;  -- dropped meanwhile
                 WHEN insufficient_privilege THEN
-                    told := told
+                    shown := shown
                         || format('amcheck was not allowed: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO %I', place,
                                   current_user);
                     EXIT;
@@ -5789,14 +5904,14 @@ BEGIN
             END;
             IF broken IS NOT NULL THEN
                 value := value + 1;
-                told := told || format('%s: %s', part.name, broken);
+                shown := shown || format('%s: %s', part.name, broken);
                 fixes := fixes || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
                                                     ELSE format('Restore %s from a backup.', part.name) END;
             END IF;
         END LOOP;
     END IF;
     check_name := 'database_integrity';
-    detail := array_to_string(told, '; ');
+    detail := array_to_string(shown, '; ');
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
@@ -5812,8 +5927,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS told,
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
+    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS shown,
                  'RESET session_replication_role;' AS fix
           WHERE current_setting('session_replication_role') = 'replica'
           UNION ALL
@@ -5841,9 +5956,9 @@ BEGIN
     SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I'
-                      THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I',
+                      THEN format('Build its index on each partition that has none, and attach it to %I.%I',
                                   n.nspname, c.relname)
-                      WHEN c.relname ~ '_cc(new|old)\d*$'
+                      WHEN c.relname ~ '_cc(new|old)[0-9]*$'
                           THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
                       ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -5882,9 +5997,9 @@ BEGIN
     -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
     -- accepts duplicates.
     check_name := 'collation_mismatches';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
-                        pg_collation_actual_version(c.oid)) AS told,
+                        pg_collation_actual_version(c.oid)) AS shown,
                  format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname,
                         c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
@@ -5907,9 +6022,9 @@ BEGIN
 
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I: %s', p.pubname,
-                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS shown,
                  format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
@@ -5921,9 +6036,9 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'disabled_triggers';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname,
-                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
+                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS shown,
                  format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
           FROM pg_trigger g
           JOIN pg_class t ON t.oid = g.tgrelid
@@ -6275,7 +6390,7 @@ BEGIN
             ('wal_level', s.reset_val = 'minimal', 'replica', 'warning', false,
              'neither a replica nor a base backup nor recovery to a point in time is possible'),
             ('synchronous_commit', s.reset_val = 'off', 'on', 'warning', false,
-             'transactions of the last moments before a crash are lost after the application was told they are in'),
+             'a crash loses transactions of its last moments that the application has committed'),
             ('data_checksums', s.reset_val = 'off', 'on', 'advice', false,
              'a page that the storage has damaged is read as if it were well'),
             ('autovacuum', s.reset_val = 'off', 'on', 'warning', false,
@@ -6391,7 +6506,7 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
      'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, 'f288d46b5670872b4b5b00476fb9528dad265b01661854e28e50050606154f78', '427fc964b9a7adae718231aed9fb84256c9eac4f65e91df7c4eebb859e27cbcb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '7532bf545976fa7da22e89b339aff1374d098e0673ff5e10a24e7f9cf2e505aa', '690a0d2fb38d69fa73912d23e328c3dde7f2f1cc9d2d276be9862db7aeacbd7f', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
@@ -6456,7 +6571,7 @@ COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
 -- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
 -- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
 -- and written once.
-CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -6523,21 +6638,21 @@ BEGIN
     END IF;
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$$run$);
-COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS
-    'One step of settle_last_activity; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer) IS
+    'One step of backfill_last_activity; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+CREATE PROCEDURE pgvigil.backfill_last_activity(batch integer DEFAULT 2000)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_last_activity_step(state, batch);
+        state := pgvigil.backfill_last_activity_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_last_activity(integer) IS
     'Used by migrations: sessions from before get updated_at as '
     'their last_activity_at, in batches; then the column is NOT NULL';
 
@@ -6561,7 +6676,7 @@ CALL pg_temp.pgvigil_run($run$ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard'$run$);
--- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where
+-- Without rows there is nothing to backfill, and the init script, which can call no procedure that commits, ends where
 -- migrations do.
 CALL pg_temp.pgvigil_run($run$DO $$
 BEGIN
@@ -6677,7 +6792,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, 'afb40f950d10396bc1e94431d0af6431ae8001813f319b614ff6b43441d189e2', '3defc87aa844ebbd5ed8c05fd26c0672598dcb7c5e9184e6bfa21e90fad20b4e', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '1b2e59935582ada63ac0abeaa215414ff3b2ce97c964d50aa6f06c0bc1d87fff', '9be47ff8df092cfc6b525e183a01f76a60fa9851a972be7545ab4c0af00282a9', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
@@ -6714,15 +6829,15 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON VIEW "{app}".session_monitoring_view IS
 -- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CALL pg_temp.pgvigil_run($run$CREATE VIEW "{app}".session_content_view AS
 SELECT s.id AS session_id,
-       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+       CASE WHEN counted.known THEN coalesce(c.context_count, 0) + d.context_count
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+       CASE WHEN counted.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
             ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+       CASE WHEN counted.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
             ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
 CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL
-                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
+                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) counted
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count,
            coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,
@@ -6750,7 +6865,7 @@ BEGIN
         ALTER VIEW "{app}".performance_monitoring_view SET (security_invoker = true);
     END IF;
 END $$$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'e9d62ed13910cbc0111eed5189ec864771fa715292661d1ac0b486480bdfeff0', '473aa65b136251c7a20a73638d8255e75d9639f76a0d577672223c779db2334f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('012', '012_monitoring_views', current_setting('pgvigil.schema'), false, 'a5db212eff48a5c46c20735aa7099f24f8fc0dfcb6645e9a7978b81f06e4a9f0', '071f55151ffa3c3aab7abf279ae138a981bb16bd4aa0426b83df9c46b1e29be9', 0, '0.1.0'); END $$;
 
 -- ---------- 013_access_rights.sql -------------------------------------------------------------------------------
 -- Rights of the roles. The roles are made by prepare.sql where the migrating role may make them; a grant to a missing
@@ -6773,7 +6888,7 @@ DECLARE
         'pgvigil.handoff_stats(interval, timestamptz, timestamptz), pgvigil.performance_trends(interval, '
         'timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(), pgvigil.stored_statuses(), '
         'pgvigil.due_sessions(text), pgvigil.preview_jobs(), pgvigil.days_kept(), pgvigil.due_partitions(), '
-        'pgvigil.unheard_sources()';
+        'pgvigil.unheard_sources(), pgvigil.require_all_rows()';
     readable  CONSTANT text :=
         'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, '
         'pgvigil.tolerated_values, pgvigil.displaced_tables, pgvigil.displaced_objects, '
@@ -6856,11 +6971,11 @@ BEGIN
             TO pgvigil_admin;
     END IF;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, 'e04223116869006b89c3959cbeb4f9472bbfa4dd7df2cdaf0a711148cb3cf1cf', 'e7ed5224774d936bd283f7c01e0b6da029cfcbdcdaecc260efc4232fdf57821d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('013', '013_access_rights', current_setting('pgvigil.schema'), false, '2cc7f65a2b34ec22718bd839dc530eaa84818a3e403255579c70e132ab74335b', 'c581f4f07ffeed7a28094989aec6fb9ebc2ae908371290ec858b054786e8733d', 0, '0.1.0'); END $$;
 
 -- ---------- 014_session_indexes.sql -----------------------------------------------------------------------------
 -- pgvigil: no-transaction
--- Before last_activity_at has indexes: settling its rows then writes no entry into them.
+-- Before last_activity_at has indexes: filling it then writes no entry into them.
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
 -- index of the name with another definition is recorded and replaced.
 CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at)$run$);
@@ -6887,12 +7002,12 @@ CALL pg_temp.pgvigil_run($run$CREATE INDEX idx_context_history_content_size
     ON "{app}".context_history (content_size_bytes)
     WHERE content_size_bytes IS NOT NULL$run$);
 CALL pg_temp.pgvigil_run($run$COMMENT ON INDEX "{app}".idx_context_history_content_size IS 'Large entries; rows from before the watch are left out'$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '081a2c9c090c3ff1c3494f911da0ea54d40d03f464c2f71103e1876eb562719b', '382ce3fa7ab5f9b124e95afd3b0c9671ffd4185898caea5fc33803a495703390', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('014', '014_session_indexes', current_setting('pgvigil.schema'), false, '3134eadc3023efd8bc7f01917632a0a3d7d512704b11a4f9ed46466ea41f3ea6', '1eae6f28b56e0dd03ee85bf21bf6d15e9d3bf40a37a93f49ca17e5c94a0f88d5', 0, '0.1.0'); END $$;
 
--- ---------- 015_settle_existing_rows.sql ------------------------------------------------------------------------
+-- ---------- 015_backfill_existing_rows.sql ----------------------------------------------------------------------
 -- pgvigil: no-transaction
 -- Steps that read or write many rows of an existing install: they block nobody and go on where they stopped.
-DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_settle_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('015', '015_backfill_existing_rows', current_setting('pgvigil.schema'), false, '1d11c31248846d8ef15185a6a65d0fcd63ff09442e1a0090806203b56bc37fb3', '7852352db21ede676c45335a8296a85497e4db26a8535081713d32aded5e22c5', 0, '0.1.0'); END $$;
 
 -- ---------- 016_session_monitor.sql -----------------------------------------------------------------------------
 -- The session monitor of SQLAlchemy applications. Each worker process keeps one row and overwrites it every few seconds
@@ -7390,7 +7505,7 @@ DECLARE
     to_id      bigint;
     from_event uuid;
     to_event   uuid;
-    settled    timestamptz;
+    complete    timestamptz;
     first      uuid;
     events     bigint := 0;
     more_ids   boolean := false;
@@ -7471,9 +7586,9 @@ BEGIN
     FROM pgvigil.totals_progress p
     WHERE p.source = 'session_lifecycle'
     FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
-        to_event := pgvigil.uuid_v7_floor(settled);
+    complete := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_event THEN
+        to_event := pgvigil.uuid_v7_floor(complete);
         SELECT l.id
         INTO first
         FROM "{app}".session_lifecycle l
@@ -7716,7 +7831,7 @@ BEGIN
                        role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, 'de54fde74384a454a3ec26c009aa2e6c06a94c6f79c26a132b23af2e2153837f', '57e2e1beb28ef526a948260fff986ce14b8ccf53a54682a09d41503a04f98424', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('017', '017_web', current_setting('pgvigil.schema'), false, '4d657e45e87b8cfd4ec426a29b22a3fbd9ee2a239dfc70e7c0213ea36964c434', '96b233f6dcf67acf6a7e4424ee9d3d09987464937d6d75f4a07f921e0f3d5f4c', 0, '0.1.0'); END $$;
 
 -- ---------- 018_archives.sql ------------------------------------------------------------------------------------
 -- Archives: rows that retention deletes are first kept in Parquet files. `pgvigil maintain run archive_files` writes

@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--pg", default="newest", help="PostgreSQL: newest (default), all, or 14,15,… (a missing one fails)"
     )
+    parser.addoption(
+        "--runslow",
+        action="store_true",
+        help="with all tests: those marked slow too; of what is named, they always run",
+    )
 
 
 def wanted(choice: str) -> list[int]:
@@ -117,6 +123,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     *older, newest = oldest, *_ = servers()
+    in_full = config.getoption("--runslow") or config.args_source != config.ArgsSource.TESTPATHS
+    cases: Counter[str] = Counter()
+
+    def in_time(item: pytest.Item) -> bool:
+        if in_full or not (slow := item.get_closest_marker("slow")):
+            return True
+        of_test = item.nodeid.partition("[")[0]
+        cases[of_test] += 1
+        return cases[of_test] <= slow.kwargs.get("first", 0)
 
     def runs(item: pytest.Item) -> bool:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
@@ -133,9 +148,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return major == IN_USE or bool(item.get_closest_marker("in_short"))
         return not item.get_closest_marker("oldest_and_newest")
 
-    if others := [item for item in items if not runs(item)]:
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if runs(item)]
+    chosen = [item for item in items if runs(item) and in_time(item)]
+    if others := set(items) - set(chosen):
+        config.hook.pytest_deselected(items=list(others))
+        items[:] = chosen
 
 
 @pytest.fixture(scope="session")
@@ -678,6 +694,7 @@ def uncommitted(
         return left_open if here else connect(target, purpose, **options)
 
     monkeypatch.setattr(connections, "connect", connect_here)
+    monkeypatch.setattr(connections.connection, "connect", connect_here)  # in the background, too
     yield connection
     if not connection.closed:
         connection.rollback()

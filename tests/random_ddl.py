@@ -8,13 +8,15 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from helpers import rare_ddl
+
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[T]], T]
 
 NAMES = (
     "plain", "Mixed Case", 'quo"te', "dot.ted", "select", "ünï ✓", "apo'strophe", "per%s", "{schema}", "co:lon", "#hash",
     "- dash", "null", "true", "1st", "semi;colon", "back\\slash", "any", "par(en)s", "com,ma", "*star", "new\nline", "tab\t",
-    "{", "[x]", "&a", "!t", "a: b", "trailing ", "$1", "~", "user", "public", "table",
+    "{", "[x]", "&a", "!t", "a: b", "trailing ", "$1", "~", "user", "public", "table", "long" * 15, "é" * 30,
 )  # fmt: skip
 # Type → an immutable default, an immutable condition on {c}; the first ones come up most when examples shrink.
 TYPES = {
@@ -105,9 +107,10 @@ class World:
             "base": self.base_type, "parts": self.collation_of_parts, "gone": self.dropped_column,
             "instead": self.instead_of, "grant": self.grant, "comment": self.comment, "statistics": self.statistics,
         }  # fmt: skip
+        rare = [kind for kind, of in rare_ddl.KINDS.items() if of.since <= major]
         self.table()
-        for maker in self.draw(st.lists(st.sampled_from(sorted(makers)), min_size=2, max_size=12)):
-            makers[maker]()
+        for maker in self.draw(st.lists(st.sampled_from(sorted([*makers, *rare])), min_size=2, max_size=12)):
+            makers.get(maker, lambda maker=maker: self.rare(maker))()
 
     # --- drawing -----------------------------------------------------------------------------------------------------
 
@@ -701,6 +704,12 @@ class World:
             f"PRIMARY KEY (id, valid WITHOUT OVERLAPS))"
         )
         self.defect(f"ALTER TABLE {self.q(name)} DROP CONSTRAINT {ident(key)}", f"{name}.n")
+
+    def rare(self, kind: str) -> None:
+        names = [self.name() for _ in range(6)]
+        made, defects = rare_ddl.KINDS[kind].filled(self.schema, names)
+        self.sql += made
+        self.defects += defects
 
     def odds_and_ends(self) -> None:
         name = self.name()

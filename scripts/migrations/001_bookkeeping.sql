@@ -55,6 +55,56 @@ RETURN coalesce(nullif(current_setting('pgvigil.actor', true), ''), session_user
 COMMENT ON FUNCTION pgvigil.actor() IS
     'The actor: the setting pgvigil.actor where an application sets it, else the login role';
 
+-- Rows that a policy hides are never taken for rows that are not there. For the current role, which in a function with
+-- its owner's rights is the owner, and for the owners: a role sees all rows if, for every command, a permissive policy
+-- for it is true and no restrictive one is anything else.
+CREATE FUNCTION pgvigil.require_all_rows() RETURNS void
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    hidden record;
+BEGIN
+    SELECT format('%I.%I', n.nspname, c.relname) AS table_name, r.rolname, r.oid = c.relowner AS is_owner
+    INTO hidden
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    CROSS JOIN unnest('{r,a,w,d}'::"char"[]) command
+    LEFT JOIN LATERAL (
+        SELECT p.polpermissive, coalesce(pg_get_expr(p.polqual, c.oid), 'true') = 'true'
+                                AND coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true' AS is_true
+        FROM pg_policy p
+        WHERE p.polrelid = c.oid AND p.polcmd IN ('*', command)
+          AND (0 = ANY (p.polroles)
+               OR EXISTS (SELECT FROM unnest(p.polroles) o WHERE pg_has_role(r.oid, o, 'USAGE')))) q ON true
+    WHERE c.relrowsecurity
+      AND c.relkind IN ('r', 'p')
+      AND n.nspname IN ('pgvigil', 'instrumentation', pgvigil.application_schema())
+      AND NOT r.rolsuper
+      AND NOT r.rolbypassrls
+      AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))
+    GROUP BY n.nspname, c.relname, c.relowner, r.oid, r.rolname, command
+    HAVING NOT (coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
+                AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true))
+    ORDER BY 1, 2
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a row-level security policy may hide rows of % from role "%": they would be taken for rows '
+                        'that are not there', hidden.table_name, hidden.rolname
+              USING ERRCODE = 'insufficient_privilege',
+                    HINT = CASE WHEN hidden.is_owner
+                                THEN format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY; or: ', hidden.table_name)
+                                ELSE '' END
+                           || format('CREATE POLICY pgvigil_%s ON %s TO %I USING (true);',
+                                     CASE WHEN hidden.is_owner THEN 'owner' ELSE 'jobs' END, hidden.table_name,
+                                     hidden.rolname);
+    END IF;
+END $$;
+COMMENT ON FUNCTION pgvigil.require_all_rows() IS
+    'Raises an error if row security may hide rows of the application '
+    'or of pgvigil from the current role or their owner';
+
 -- The end of each function with its owner's rights that somebody with more rights may call. Three things of the owner's
 -- would outlive the call: deferred triggers and held cursors run at the COMMIT, with the rights of whoever commits; and
 -- a plain SET outlives the SET clause of the function that it runs in. The path may be anything here, so every name is
@@ -64,9 +114,36 @@ LANGUAGE plpgsql
 VOLATILE
 AS $$
 DECLARE
-    held pg_catalog.text;
+    held   pg_catalog.text;
+    seen   pg_catalog.text;
+    before pg_catalog.text;
+    rounds pg_catalog.int4 := 0;
 BEGIN
-    SET CONSTRAINTS ALL IMMEDIATE;
+    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
+    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
+    -- of a user's table was read, none did.
+    LOOP
+        SET CONSTRAINTS ALL IMMEDIATE;
+        EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
+               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+               OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
+        seen := pg_catalog.concat((
+            SELECT pg_catalog.string_agg(
+                       pg_catalog.concat(c.oid, ' ', pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid)), ','
+                       ORDER BY c.oid)
+            FROM pg_catalog.pg_class c
+            WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+              AND pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid) OPERATOR(pg_catalog.>) 0));
+        EXIT WHEN seen OPERATOR(pg_catalog.=) before;
+        IF rounds OPERATOR(pg_catalog.=) 100
+            OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+                session_user
+                  USING HINT = 'Connect as the owner of the tables.';
+        END IF;
+        before := seen;
+        rounds := rounds OPERATOR(pg_catalog.+) 1;
+    END LOOP;
     FOR held IN
         SELECT c.name
         FROM pg_catalog.pg_cursors c
@@ -514,9 +591,9 @@ BEGIN
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
             SELECT pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS from_,
+                                            FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS from_,
                    pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                            FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AT TIME ZONE 'UTC' AS to_) b
+                                            FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AT TIME ZONE 'UTC' AS to_) b
         WHERE i.inhparent = table_ AND b.from_ < upper_ AND b.to_ > lower_ ORDER BY b.from_ LIMIT 1;
         IF FOUND AND taken.from_ <= lower_ THEN
             lower_ := taken.to_;

@@ -218,10 +218,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.log_session_created() IS 'Writes the created events of all sessions of a statement at once';
 
+-- Pinned: last_row must not depend on how the session that deletes spells floats, intervals, ranges and the like.
 CREATE FUNCTION pgvigil.archive_deleted_session() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
@@ -249,38 +255,48 @@ SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
 DECLARE
-    archived_id pg_catalog.uuid;
+    archived pg_catalog.timestamptz;
+    of_session pg_catalog.uuid;
 BEGIN
+    -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) NEW.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+        IF archived IS NULL THEN
+            IF NOT FOUND THEN
+                PERFORM pgvigil.require_all_rows();
+            END IF;
             RETURN NEW;
         END IF;
-    ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
-        -- In a cascade the session itself is gone already, so its children may follow.
-        SELECT id
-        INTO archived_id
-        FROM "{app}".sessions
-        WHERE id OPERATOR(pg_catalog.=) OLD.session_id AND archived_at IS NOT NULL;
-        IF NOT FOUND THEN
-            RETURN OLD;
-        END IF;
+        of_session := NEW.session_id;
     ELSE
-        SELECT id INTO archived_id FROM "{app}".sessions
-        WHERE (id OPERATOR(pg_catalog.=) OLD.session_id OR id OPERATOR(pg_catalog.=) NEW.session_id)
-          AND archived_at IS NOT NULL
-        LIMIT 1;
-        IF NOT FOUND THEN
-            RETURN NEW;
+        of_session := OLD.session_id;
+        SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) OLD.session_id;
+        -- In a cascade the session itself is gone already, so its children may follow.
+        IF NOT FOUND AND (TG_OP OPERATOR(pg_catalog.=) 'UPDATE'
+                          OR pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 1) THEN
+            PERFORM pgvigil.require_all_rows();
+        END IF;
+        IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+            IF archived IS NULL THEN
+                RETURN OLD;
+            END IF;
+        ELSIF archived IS NULL THEN
+            IF NEW.session_id OPERATOR(pg_catalog.<>) OLD.session_id THEN
+                of_session := NEW.session_id;
+                SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
+                IF NOT FOUND THEN
+                    PERFORM pgvigil.require_all_rows();
+                END IF;
+            END IF;
+            IF archived IS NULL THEN
+                RETURN NEW;
+            END IF;
         END IF;
     END IF;
-    RAISE EXCEPTION 'session % is archived and read-only', archived_id
+    RAISE EXCEPTION 'session % is archived and read-only', of_session
           USING ERRCODE = 'object_not_in_prerequisite_state',
                 HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
-                                         archived_id);
+                                         of_session);
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 

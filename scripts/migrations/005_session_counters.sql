@@ -142,7 +142,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.count_removed_context() IS 'Counts the rows that a statement deleted from context_history';
 
--- Only one session at a time may settle, fold or recount: two at once would each correct the same difference.
+-- Only one session at a time may backfill, fold or recount: two at once would each correct the same difference.
 CREATE FUNCTION pgvigil.lock_session_counters() RETURNS void
 LANGUAGE sql
 VOLATILE
@@ -303,7 +303,7 @@ BEGIN
               USING ERRCODE = 'active_sql_transaction',
                     HINT = 'Its snapshot may be older than the last repair. Call it in a transaction of its own.';
     END IF;
-    PERFORM pgvigil.lock_session_counters();
+    PERFORM pgvigil.require_all_rows(), pgvigil.lock_session_counters();
     RETURN QUERY
     WITH wrong AS MATERIALIZED (
         SELECT h.session_id AS id, k.context_count AS contexts_was, h.context_count AS contexts,

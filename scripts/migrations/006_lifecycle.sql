@@ -328,10 +328,16 @@ CREATE FUNCTION pgvigil.archive_truncated_sessions() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET bytea_output = hex
+SET extra_float_digits = 1
+SET lc_monetary = 'C'
 AS $$
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     PERFORM FROM pgvigil.retention_policies FOR SHARE;  -- as in guard_legal_hold
     IF EXISTS (SELECT FROM "{app}".sessions s
                LEFT JOIN pgvigil.retention_policies p ON p.policy = s.retention_policy
@@ -367,6 +373,7 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF EXISTS (SELECT FROM "{app}".sessions WHERE archived_at IS NOT NULL) THEN
         RAISE EXCEPTION 'there are archived sessions, and what they hold is read-only'
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -508,6 +515,7 @@ RETURNS void
 LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET extra_float_digits = 1
 AS $$
 BEGIN
     PERFORM pgvigil.record_metric(name, value::text::numeric, type, labels);
@@ -871,7 +879,7 @@ BEGIN
         RAISE EXCEPTION 'there is no job %', job_name
             USING ERRCODE = 'no_data_found', HINT = 'SELECT * FROM pgvigil.job_status;';
     END IF;
-    PERFORM pgvigil.require_no_subscription();
+    PERFORM pgvigil.require_no_subscription(), pgvigil.require_all_rows();
     FOR other IN
         SELECT r.id, r.pid, r.actor
         FROM pgvigil.job_runs r
@@ -964,14 +972,19 @@ END $$;
 COMMENT ON FUNCTION pgvigil.completed_items(text) IS
     'Items already completed by unfinished runs of this job in the current interval';
 
--- One transaction of a job, with the owner's rights whoever runs it. In a function with its owner's rights no SET ROLE
--- is possible, and finish_owner_code leaves nothing for the COMMIT, which the caller's rights would meet.
+-- One transaction of a job, with the owner's rights whoever runs it, and the same with all settings of a session. In a
+-- function with its owner's rights no SET ROLE is possible, and finish_owner_code leaves nothing for the COMMIT, which
+-- the caller's rights would meet.
 CREATE FUNCTION pgvigil.job_step(run_id bigint, refused integer)
 RETURNS TABLE (total bigint, more boolean, failure text, refused_now integer)
 LANGUAGE plpgsql
 VOLATILE
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = postgres
+SET TimeZone = 'UTC'
+SET quote_all_identifiers = off
 AS $$
 DECLARE
     run  pgvigil.job_runs;
@@ -1044,9 +1057,12 @@ BEGIN
         END IF;
     END;
     COMMIT;
+    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
     COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     IF run_id IS NULL THEN
         RETURN;
     END IF;
@@ -1055,6 +1071,7 @@ BEGIN
         INTO rows, more, failure, refused
         FROM pgvigil.job_step(run_id, refused) s;
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     END LOOP;
     PERFORM pgvigil.release_job(run_id);
     IF failure IS NOT NULL THEN
@@ -1150,6 +1167,7 @@ CREATE FUNCTION pgvigil.due_sessions(job_name text) RETURNS text
 LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
 AS $$
 DECLARE
     policies text[];
@@ -1223,6 +1241,7 @@ DECLARE
     cutoff timestamptz :=
         (SELECT CASE WHEN NOT k.hold THEN now() - make_interval(days => k.logs) END FROM pgvigil.days_kept() k);
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     FOR one IN SELECT j.job, v.action, j.needs_consent AND j.accepted_at IS NULL AS waits
                FROM (VALUES (1, 'expiry', 'expire'), (2, 'dormancy', 'mark dormant'), (3, 'archive', 'archive'),
                      (4, 'orphans', 'delete'), (5, 'retention', 'delete'))
@@ -1378,9 +1397,9 @@ SELECT p.parent_table,
        CASE WHEN starts_with(p.parent_table, 'instrumentation.') THEN 'instrumentation.' || c.relname
             ELSE c.relname::text END AS partition,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'FROM \(''([0-9a-f-]{36})''\)')::uuid) AS from_time,
+                                      FROM 'FROM [(]''([0-9a-f-]{36})''[)]')::uuid) AS from_time,
        pgvigil.uuid_v7_time(substring(pg_get_expr(c.relpartbound, c.oid)
-                                      FROM 'TO \(''([0-9a-f-]{36})''\)')::uuid) AS to_time,
+                                      FROM 'TO [(]''([0-9a-f-]{36})''[)]')::uuid) AS to_time,
        greatest(c.reltuples, 0)::bigint AS estimated_rows, pg_total_relation_size(c.oid) AS bytes,
        c.oid AS partition_oid
 FROM pgvigil.partition_policies p

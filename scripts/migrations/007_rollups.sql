@@ -215,7 +215,7 @@ AS $$
 DECLARE
     from_id uuid;
     to_id   uuid;
-    settled timestamptz;
+    complete timestamptz;
     first   uuid;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -224,11 +224,11 @@ BEGIN
               HINT = 'SET default_transaction_isolation = ''read committed'';';
     END IF;
     SELECT next_id INTO STRICT from_id FROM pgvigil.rollup_progress FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
+    complete := pgvigil.complete_until(pgvigil.application_table('performance_logs'));
     done := 0;
     more := false;
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_id THEN
-        to_id := pgvigil.uuid_v7_floor(settled);
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_id THEN
+        to_id := pgvigil.uuid_v7_floor(complete);
         SELECT id INTO first FROM "{app}".performance_logs WHERE id >= from_id AND id < to_id ORDER BY id LIMIT 1;
         IF FOUND THEN
             -- An hour at a time, so that a long table is rolled up in many transactions.
@@ -503,6 +503,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
               HINT = 'It is session_stats, handoff_stats or performance_trends.';
     END IF;
+    PERFORM pgvigil.require_all_rows();
     FOREACH width IN ARRAY '{1 hour,1 day}'::interval[] LOOP
         EXECUTE format('INSERT INTO %s AS a (aggregation_type, bucket_width, time_bucket, aggregation_data, origin)
                         SELECT $1, $2, d.time_bucket, d.aggregation_data, ''pgvigil'' FROM pgvigil.%I($3, $4, $5) d

@@ -838,7 +838,7 @@ BEGIN
             gone :=
                 NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = target_pid AND a.backend_start = target_start);
         END LOOP;
-        reason := CASE WHEN gone THEN 'terminated' ELSE 'told to terminate, and has not ended yet' END;
+        reason := CASE WHEN gone THEN 'terminated' ELSE 'asked to terminate, and has not ended yet' END;
     END IF;
     ok := true;
     RETURN NEXT;

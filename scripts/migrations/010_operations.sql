@@ -125,11 +125,12 @@ DECLARE
     child   record;
     share   numeric;  -- percent of its pages
     found   bigint;
-    told    text[] := '{}';
+    shown   text[] := '{}';
     fixes   text[] := '{}';
     sampled boolean := false;
     of_sessions regclass := pgvigil.application_table('sessions');
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     value := 0;
     FOR child IN
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -165,7 +166,7 @@ BEGIN
         END IF;
         IF found > 0 THEN
             value := value + ceil(found * 100 / share);
-            told := told
+            shown := shown
                 || format('%s%s in %s', CASE WHEN share < 100 THEN 'about ' END, ceil(found * 100 / share), child.name);
             fixes := fixes
                 || format('DELETE FROM %s c
@@ -173,7 +174,7 @@ BEGIN
         END IF;
     END LOOP;
     check_name := 'orphaned_messages';
-    detail := concat_ws('; ', nullif(array_to_string(told, ', '), ''),
+    detail := concat_ws('; ', nullif(array_to_string(shown, ', '), ''),
                         CASE WHEN sampled THEN 'looked at 250 rows of each large table' END);
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
@@ -196,6 +197,7 @@ DECLARE
     pages bigint := pg_relation_size(pgvigil.application_table('sessions')) / current_setting('block_size')::bigint;
     part  record;
 BEGIN
+    PERFORM pgvigil.require_all_rows();
     IF deep OR pgvigil.fits_full_scan(pgvigil.application_table('context_history')) THEN
         IF deep THEN
             RAISE NOTICE 'recounting the context of all sessions';
@@ -256,19 +258,19 @@ DECLARE
     place    text;
     part     record;
     broken   text;
-    told     text[] := '{}';
+    shown   text[] := '{}';
     fixes    text[] := '{}';
 BEGIN
     SELECT sum(d.checksum_failures), max(d.checksum_last_failure) INTO failures, last_ FROM pg_stat_database d
     WHERE d.datname = current_database() OR d.datid = 0;
     value := coalesce(failures, 0);
     IF value > 0 THEN
-        told := told || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
+        shown := shown || format('%s reads met a page that fails its checksum, the last at %s', failures, last_);
         fixes := fixes
             || 'Restore a backup from before (pgvigil restore), on '
                'other storage; see the server''s log for the file.'::text;
     ELSIF current_setting('data_checksums') = 'off' THEN
-        told := told || 'data checksums are off: a damaged page is not noticed'::text;
+        shown := shown || 'data checksums are off: a damaged page is not noticed'::text;
     END IF;
     IF deep THEN
         SELECT n.nspname
@@ -277,7 +279,7 @@ BEGIN
         JOIN pg_namespace n ON n.oid = e.extnamespace
         WHERE e.extname = 'amcheck';
         IF place IS NULL THEN
-            told := told
+            shown := shown
                 || 'amcheck is not there (CREATE EXTENSION amcheck): indexes and tables were not looked at'::text;
         END IF;
         FOR part IN
@@ -305,7 +307,7 @@ BEGIN
             EXCEPTION
                 WHEN undefined_table OR undefined_object THEN NULL;  -- dropped meanwhile
                 WHEN insufficient_privilege THEN
-                    told := told
+                    shown := shown
                         || format('amcheck was not allowed: GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO %I', place,
                                   current_user);
                     EXIT;
@@ -314,14 +316,14 @@ BEGIN
             END;
             IF broken IS NOT NULL THEN
                 value := value + 1;
-                told := told || format('%s: %s', part.name, broken);
+                shown := shown || format('%s: %s', part.name, broken);
                 fixes := fixes || CASE part.relkind WHEN 'i' THEN format('REINDEX INDEX CONCURRENTLY %s;', part.name)
                                                     ELSE format('Restore %s from a backup.', part.name) END;
             END IF;
         END LOOP;
     END IF;
     check_name := 'database_integrity';
-    detail := array_to_string(told, '; ');
+    detail := array_to_string(shown, '; ');
     fix := nullif(array_to_string(fixes, ' '), '');
     RETURN NEXT;
 END $$;
@@ -337,8 +339,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     check_name := 'foreign_keys_enabled';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
-    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS told,
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(DISTINCT f.fix, ' ') INTO value, detail, fix
+    FROM (SELECT 'this session has session_replication_role = ' || current_setting('session_replication_role') AS shown,
                  'RESET session_replication_role;' AS fix
           WHERE current_setting('session_replication_role') = 'replica'
           UNION ALL
@@ -366,9 +368,9 @@ BEGIN
     SELECT count(*), string_agg(f.name, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name,
                  CASE WHEN c.relkind = 'I'
-                      THEN format('Build its index on each partition that has none, and attach it: \d+ %I.%I',
+                      THEN format('Build its index on each partition that has none, and attach it to %I.%I',
                                   n.nspname, c.relname)
-                      WHEN c.relname ~ '_cc(new|old)\d*$'
+                      WHEN c.relname ~ '_cc(new|old)[0-9]*$'
                           THEN format('DROP INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname)
                       ELSE format('REINDEX INDEX CONCURRENTLY %I.%I;', n.nspname, c.relname) END AS fix
           FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -407,9 +409,9 @@ BEGIN
     -- Collations whose sort order may have changed with a library: an index in the old order no longer finds rows, and
     -- accepts duplicates.
     check_name := 'collation_mismatches';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('collation %I.%I: %s, now %s', n.nspname, c.collname, c.collversion,
-                        pg_collation_actual_version(c.oid)) AS told,
+                        pg_collation_actual_version(c.oid)) AS shown,
                  format('REINDEX DATABASE %I; ALTER COLLATION %I.%I REFRESH VERSION;', current_database(), n.nspname,
                         c.collname) AS fix
           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
@@ -432,9 +434,9 @@ BEGIN
 
     -- Some partitions by name may be meant; all of them are the table, and each day and month brings one more.
     check_name := 'publications_by_partition';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%I: %s', p.pubname,
-                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS told,
+                        string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)) AS shown,
                  format('ALTER PUBLICATION %I SET (publish_via_partition_root = true);', p.pubname) AS fix
           FROM pg_publication p CROSS JOIN pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT p.pubviaroot AND c.relkind = 'p' AND n.oid = ANY (pgvigil.watched_schemas())
@@ -446,9 +448,9 @@ BEGIN
     RETURN NEXT;
 
     check_name := 'disabled_triggers';
-    SELECT count(*), string_agg(f.told, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
+    SELECT count(*), string_agg(f.shown, ', '), string_agg(f.fix, ' ') INTO value, detail, fix
     FROM (SELECT format('%s on %I.%I%s', g.tgname, n.nspname, t.relname,
-                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS told,
+                        CASE g.tgenabled WHEN 'R' THEN ' (fires on replicas only)' END) AS shown,
                  format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, t.relname, g.tgname) AS fix
           FROM pg_trigger g
           JOIN pg_class t ON t.oid = g.tgrelid
@@ -800,7 +802,7 @@ BEGIN
             ('wal_level', s.reset_val = 'minimal', 'replica', 'warning', false,
              'neither a replica nor a base backup nor recovery to a point in time is possible'),
             ('synchronous_commit', s.reset_val = 'off', 'on', 'warning', false,
-             'transactions of the last moments before a crash are lost after the application was told they are in'),
+             'a crash loses transactions of its last moments that the application has committed'),
             ('data_checksums', s.reset_val = 'off', 'on', 'advice', false,
              'a page that the storage has damaged is read as if it were well'),
             ('autovacuum', s.reset_val = 'off', 'on', 'warning', false,

@@ -60,7 +60,7 @@ COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
 -- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
 -- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
 -- and written once.
-CREATE FUNCTION pgvigil.settle_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
+CREATE FUNCTION pgvigil.backfill_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
@@ -127,21 +127,21 @@ BEGIN
     END IF;
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$;
-COMMENT ON FUNCTION pgvigil.settle_last_activity_step(jsonb, integer) IS
-    'One step of settle_last_activity; NULL: all is done';
+COMMENT ON FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer) IS
+    'One step of backfill_last_activity; NULL: all is done';
 
-CREATE PROCEDURE pgvigil.settle_last_activity(batch integer DEFAULT 2000)
+CREATE PROCEDURE pgvigil.backfill_last_activity(batch integer DEFAULT 2000)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     state jsonb := '{}';
 BEGIN
     WHILE state IS NOT NULL LOOP
-        state := pgvigil.settle_last_activity_step(state, batch);
+        state := pgvigil.backfill_last_activity_step(state, batch);
         COMMIT;
     END LOOP;
 END $$;
-COMMENT ON PROCEDURE pgvigil.settle_last_activity(integer) IS
+COMMENT ON PROCEDURE pgvigil.backfill_last_activity(integer) IS
     'Used by migrations: sessions from before get updated_at as '
     'their last_activity_at, in batches; then the column is NOT NULL';
 
@@ -165,7 +165,7 @@ ALTER TABLE "{app}".sessions
     ALTER COLUMN is_dormant SET DEFAULT false,
     ALTER COLUMN archived_at DROP DEFAULT,
     ALTER COLUMN retention_policy SET DEFAULT 'standard';
--- Without rows there is nothing to settle, and the init script, which can call no procedure that commits, ends where
+-- Without rows there is nothing to backfill, and the init script, which can call no procedure that commits, ends where
 -- migrations do.
 DO $$
 BEGIN

@@ -32,15 +32,15 @@ COMMENT ON VIEW "{app}".session_monitoring_view IS
 -- All three counters come from one look at the changes, which is made only for rows that are asked for.
 CREATE VIEW "{app}".session_content_view AS
 SELECT s.id AS session_id,
-       CASE WHEN settled.known THEN coalesce(c.context_count, 0) + d.context_count
+       CASE WHEN counted.known THEN coalesce(c.context_count, 0) + d.context_count
             ELSE (SELECT h.context_count FROM pgvigil.count_context(s.id) h) END AS context_count,
-       CASE WHEN settled.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
+       CASE WHEN counted.known THEN coalesce(c.total_tokens, 0) + d.total_tokens
             ELSE (SELECT h.total_tokens FROM pgvigil.count_context(s.id) h) END AS total_tokens,
-       CASE WHEN settled.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
+       CASE WHEN counted.known THEN coalesce(c.total_content_bytes, 0) + d.total_content_bytes
             ELSE (SELECT h.total_content_bytes FROM pgvigil.count_context(s.id) h) END AS total_content_bytes
 FROM "{app}".sessions s LEFT JOIN pgvigil.session_counters c ON c.session_id = s.id
 CROSS JOIN LATERAL (SELECT c.session_id IS NOT NULL
-                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) settled
+                    OR EXISTS (SELECT FROM pgvigil.migrations m WHERE m.revision = '015') AS known) counted
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(n.context_count), 0)::bigint AS context_count,
            coalesce(sum(n.total_tokens), 0)::bigint AS total_tokens,

@@ -18,7 +18,7 @@ DECLARE
         'pgvigil.handoff_stats(interval, timestamptz, timestamptz), pgvigil.performance_trends(interval, '
         'timestamptz, timestamptz), pgvigil.ended_statuses(), pgvigil.open_statuses(), pgvigil.stored_statuses(), '
         'pgvigil.due_sessions(text), pgvigil.preview_jobs(), pgvigil.days_kept(), pgvigil.due_partitions(), '
-        'pgvigil.unheard_sources()';
+        'pgvigil.unheard_sources(), pgvigil.require_all_rows()';
     readable  CONSTANT text :=
         'pgvigil.migrations, pgvigil.alembic_version, pgvigil.partition_policies, pgvigil.deleted_sessions, '
         'pgvigil.tolerated_values, pgvigil.displaced_tables, pgvigil.displaced_objects, '

@@ -1,6 +1,6 @@
 -- pgvigil: no-transaction
--- Before last_activity_at has indexes: settling its rows then writes no entry into them.
-CALL pgvigil.settle_last_activity();
+-- Before last_activity_at has indexes: filling it then writes no entry into them.
+CALL pgvigil.backfill_last_activity();
 -- Built while the application writes. An index that an interrupted build left INVALID is dropped and built again; an
 -- index of the name with another definition is recorded and replaced.
 CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON "{app}".sessions (last_activity_at);

@@ -156,7 +156,7 @@ DECLARE
     to_id      bigint;
     from_event uuid;
     to_event   uuid;
-    settled    timestamptz;
+    complete    timestamptz;
     first      uuid;
     events     bigint := 0;
     more_ids   boolean := false;
@@ -237,9 +237,9 @@ BEGIN
     FROM pgvigil.totals_progress p
     WHERE p.source = 'session_lifecycle'
     FOR UPDATE;
-    settled := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
-    IF isfinite(settled) AND pgvigil.uuid_v7_floor(settled) > from_event THEN
-        to_event := pgvigil.uuid_v7_floor(settled);
+    complete := pgvigil.complete_until(pgvigil.application_table('session_lifecycle'));
+    IF isfinite(complete) AND pgvigil.uuid_v7_floor(complete) > from_event THEN
+        to_event := pgvigil.uuid_v7_floor(complete);
         SELECT l.id
         INTO first
         FROM "{app}".session_lifecycle l

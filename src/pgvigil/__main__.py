@@ -33,7 +33,7 @@ def _prepare_streams() -> None:
 
 
 def _hide_secrets() -> None:
-    """Secrets among the arguments stand in the process list: start over with them in the environment."""
+    """Secrets among the arguments are in the process list: start over with them in the environment."""
     from pgvigil import argv
 
     words, given = argv.hide(sys.argv[1:])

@@ -51,7 +51,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if arguments is not None and (failure := _of_server(error, arguments)):
             return _fail(failure, arguments, argv or ())
         return _defect(arguments, argv or ())
-    except UnicodeEncodeError:  # bytes of the call that are no text
+    except UnicodeEncodeError:  # bytes of the call that are not text
         return _fail(UsageError("the call holds characters that are not UTF-8", "Type names in UTF-8."), arguments, ())
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,7 +65,9 @@ def _main(argv: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 130
-    except Exception:  # noqa: BLE001 - whatever it is, it must not pass for findings
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not pass for findings
+        if database.is_lost(error):  # of a library between the server and us
+            return _fail(database.lost(error), arguments, argv or ())
         return _defect(arguments, argv or ())
 
 
@@ -87,7 +89,9 @@ def _take_signals() -> None:
 
 def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilError | None:
     """The server's or the network's failure in our own terms; None for what should not have been asked."""
-    words = error.diag.message_primary or " ".join(str(error).split())
+    from pgvigil.live.redact import hide_secrets  # here, because hardly any call needs it
+
+    words = hide_secrets(error.diag.message_primary or " ".join(str(error).split()))
     if database.is_lost(error):
         return database.lost(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
@@ -127,7 +131,7 @@ _FOR = {"pgvigil_reader": "lets it read", "pgvigil_admin": "lets it run jobs too
 
 
 def _grant(words: str, arguments: argparse.Namespace) -> str:
-    """Return the statement that gives the missing right, if a role of pgvigil's has it and the connected role is no member yet."""
+    """Return the statement that gives the missing right, if a role of pgvigil's has it and the connected role is not a member yet."""
     from pgvigil.commands.common.target import named_target
 
     target = named_target(arguments)
@@ -187,7 +191,7 @@ def _of_other_migrations(arguments: argparse.Namespace) -> PgvigilError | None:
 
 
 def _written(status: int) -> int:
-    sys.stdout.flush()  # where a full disk can still be told
+    sys.stdout.flush()  # where a full disk can still be reported
     return status
 
 

@@ -71,13 +71,30 @@ _ADVICE = (
         "Try again when the server accepts connections.",
     ),
     (
+        "due to .* timeout",
+        "A time limit that the server, the database or the role sets is shorter than the start of a connection takes: raise it, for "
+        "instance by ALTER SYSTEM RESET, or by ALTER ROLE or ALTER DATABASE … RESET.",
+    ),
+    (
+        "failed: FATAL: .*(?:could not access file|could not load library|incompatible library|invalid library)",
+        "session_preload_libraries or local_preload_libraries of this role, database or server names a library that the server "
+        "cannot load: ALTER ROLE or ALTER DATABASE … RESET that setting.",
+    ),
+    (
+        "failed: ERROR: ",
+        "A login event trigger of this database may refuse the connection (SELECT evtname FROM pg_event_trigger WHERE evtevent = "
+        "'login'); a superuser gets in with PGOPTIONS='-c event_triggers=off'.",
+    ),
+    (
         "timeout expired|timed out|no answer after",
         "Nothing answers there: check host and port, and firewalls in between.",
     ),
 )
 _UNKNOWN = "Check that the server is running, and that host and port are right."
+# The server's own words, in any language: it is running.
+_REFUSED = (r"failed: [^\s:]+: ", "The server refused the connection; its log may say more.")
 
 
 def advice(words: str) -> str:
     """Return the hint for this failure. The first line of the table whose pattern is in the words has it."""
-    return next((hint for signs, hint in _ADVICE if re.search(signs, words)), _UNKNOWN)
+    return next((hint for signs, hint in (*_ADVICE, _REFUSED) if re.search(signs, words)), _UNKNOWN)

@@ -12,8 +12,8 @@ from pgvigil.progress import Reporter
 
 
 @contextmanager
-def journal(every: float = 5.0) -> Iterator[Reporter]:
-    """Yield a journal that prints to stderr until the block ends; without a terminal, a line about one step every so many seconds."""
+def reporter(every: float = 5.0) -> Iterator[Reporter]:
+    """Yield a reporter that prints to stderr until the block ends; without a terminal, a line about one step every so many seconds."""
     with _live() if sys.stderr.isatty() else _plain(every) as log:
         yield log
 
@@ -22,16 +22,16 @@ def journal(every: float = 5.0) -> Iterator[Reporter]:
 def _plain(every: float) -> Iterator[Reporter]:
     begin = spoken = time.monotonic()
 
-    def speak(line: str) -> None:
+    def write(line: str) -> None:
         nonlocal spoken
         spoken = time.monotonic()
         print(text.block(f"{spoken - begin:6.1f} s  {line}"), file=sys.stderr, flush=True)
 
     def show(step: str, fraction: float | None) -> None:
         if time.monotonic() - spoken >= every:
-            speak(step if fraction is None else f"{step} ({fraction:.0%})")
+            write(step if fraction is None else f"{step} ({fraction:.0%})")
 
-    yield Reporter(speak, show)
+    yield Reporter(write, show)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _live() -> Iterator[Reporter]:
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as shown:
         task = shown.add_task("", total=None)
 
-        def speak(line: str) -> None:
+        def write(line: str) -> None:
             console.print(text.block(f"{time.monotonic() - begin:6.1f} s  {line}"))
             shown.reset(task, total=None, description=text.one_line(line.strip()))
 
@@ -64,4 +64,4 @@ def _live() -> Iterator[Reporter]:
                 completed=fraction or 0,
             )
 
-        yield Reporter(speak, show)
+        yield Reporter(write, show)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pgvigil.errors import UsageError
+from pgvigil.posix_acl import has_acl
 
 INSTEAD = "Or leave it unused and name the database by --database-url, DATABASE_URL or PGHOST, PGDATABASE …"
 _LIMIT = 1_000_000  # bytes
@@ -57,7 +58,7 @@ def _bytes(path: Path) -> bytes:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{path} is not a file", f"Remove it. {INSTEAD}")
-        _require_own(path, found)
+        require_own(path, found)
         _require_own_way(path.absolute())
         if found.st_size > _LIMIT:
             raise UsageError(f"{path} has more than {_LIMIT:,} bytes", f"Keep only lines NAME=value in it. {INSTEAD}")
@@ -74,7 +75,7 @@ def _require_own_way(path: Path) -> None:
             at = at.parent
         elif here.is_symlink() and links < _LINKS:
             links += 1
-            _require_own(here, here.lstat())
+            require_own(here, here.lstat())
             holders.add(at)
             target = here.readlink()
             at = Path(target.anchor) if target.anchor else at
@@ -82,10 +83,10 @@ def _require_own_way(path: Path) -> None:
         else:
             at = here
     for directory in holders | {at.parent}:
-        _require_own(directory, directory.stat())
+        require_own(directory, directory.stat())
 
 
-def _require_own(path: Path, found: os.stat_result) -> None:
+def require_own(path: Path, found: os.stat_result) -> None:
     reason = None
     if found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user ({_name(found.st_uid)})"
@@ -93,17 +94,19 @@ def _require_own(path: Path, found: os.stat_result) -> None:
         return  # every link has all bits of the mode
     elif found.st_mode & stat.S_IWOTH and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
         reason = "can be written to by every user"
-    elif found.st_mode & stat.S_IWGRP and not _is_private(found):
+    elif found.st_mode & stat.S_IWGRP and not is_private(found):
         reason = "can be written to by its group"
+    elif found.st_mode & stat.S_IWGRP and has_acl(path):
+        reason = "has an access control list by which others may write to it"
     if reason:
         what = "pgvigil does not read its .env" if stat.S_ISDIR(found.st_mode) else "pgvigil does not read it"
         raise UsageError(
             f"{path} {reason}: {what}, because its writer could decide where passwords are sent",
-            f"Make this user its only writer (chown, chmod go-w). {INSTEAD}",
+            f"Make this user its only writer (chown, chmod go-w, setfacl -b). {INSTEAD}",
         )
 
 
-def _is_private(found: os.stat_result) -> bool:
+def is_private(found: os.stat_result) -> bool:
     """Return true if the group is the owner's own and has no other members, as on systems that give each user a group."""
     with suppress(KeyError):
         owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)

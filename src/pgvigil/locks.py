@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,7 @@ LOCK_TIMEOUT_MS = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 
 _LOOK_EVERY = 0.03  # seconds between checks for blockers: several within one lock timeout
-_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0  # seconds of waiting for a session before the first report, and the next
+_REPORT_AFTER, _REPORT_AGAIN = 1.0, 10.0  # seconds of waiting for a session before the first report, and the next
 _SHOW_EVERY = 0.5  # seconds between checks of the progress of an index build
 
 
@@ -99,24 +100,24 @@ class Blocker:
         return f"pid {self.pid} ({who}), in a transaction for {self.age:.0f} s: {self.query}"
 
 
-class Watch(Observer):
+class BlockerMonitor(Observer):
     """A monitor that looks, on a connection of its own, for the sessions that block a backend, which cannot report them itself.
 
-    When the backend has waited `patience` seconds in one statement, the statement is cancelled and `gave_up` is set: a
+    When the backend has waited `limit` seconds in one statement, the statement is cancelled and `gave_up` is set: a
     statement without a lock_timeout must not wait for ever either. Without a connection it sees nobody.
     """
 
-    def __init__(self, conn: psycopg.Connection | None, pid: int, log: Reporter, patience: float) -> None:
+    def __init__(self, conn: psycopg.Connection | None, pid: int, log: Reporter, limit: float) -> None:
         super().__init__(conn, "pgvigil watch")
         self.gave_up = False
         self._pid = pid
-        self._tell = log
-        self._patience = patience
+        self._log = log
+        self._limit = limit
         self._waited = 0.0
         self._seen: dict[int, Blocker] = {}
 
     def take(self) -> list[Blocker]:
-        """Return the sessions that the backend has waited for since the last call, and restart the patience."""
+        """Return the sessions that the backend has waited for since the last call, and restart the wait."""
         seen, self._seen, self._waited = self._seen, {}, 0.0
         return list(seen.values())
 
@@ -128,7 +129,7 @@ class Watch(Observer):
                 now_there = {blocker.pid: blocker for blocker in self._blockers(conn)}
                 clock = time.monotonic()
                 self._waited += clock - looked if now_there else 0
-                if self._waited > self._patience and not self.gave_up:
+                if self._waited > self._limit and not self.gave_up:
                     self.gave_up = True
                     conn.execute("SELECT pg_cancel_backend(%s)", (self._pid,))
                 if clock - shown >= _SHOW_EVERY:
@@ -140,9 +141,9 @@ class Watch(Observer):
             looked = clock
             waiting_since = {pid: waiting_since.get(pid, clock) for pid in now_there}
             for pid, since in waiting_since.items():
-                if clock - since >= _TELL_AFTER:
-                    self._tell(f"  waiting for {now_there[pid]}")
-                    waiting_since[pid] = clock + _TELL_AGAIN - _TELL_AFTER
+                if clock - since >= _REPORT_AFTER:
+                    self._log(f"  waiting for {now_there[pid]}")
+                    waiting_since[pid] = clock + _REPORT_AGAIN - _REPORT_AFTER
 
     def _show_build(self, conn: psycopg.Connection) -> None:
         row = conn.execute(
@@ -154,7 +155,7 @@ class Watch(Observer):
             (self._pid,),
         ).fetchone()
         if row is not None:
-            self._tell.progress(row[0], row[1])
+            self._log.progress(row[0], row[1])
 
     def _blockers(self, conn: psycopg.Connection) -> list[Blocker]:
         with conn.cursor(row_factory=class_row(Blocker)) as cursor:
@@ -168,11 +169,15 @@ class Watch(Observer):
 
 
 def retry_on_lock(
-    attempt: Callable[[], T], *, budget: float, watch: Watch, waited: Callable[[int, list[Blocker]], None]
+    attempt: Callable[[], T],
+    *,
+    budget: float,
+    monitor: BlockerMonitor,
+    waited: Callable[[int, list[Blocker], str], None],
 ) -> T:
     """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget` seconds in all.
 
-    `waited` is called after each attempt that failed, with its number and its blockers.
+    `waited` is called after each attempt that failed, with its number, its blockers and what it waited for.
 
     `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is spent.
     """
@@ -181,19 +186,26 @@ def retry_on_lock(
     blockers: list[Blocker] = []
     while True:
         tries += 1
-        watch.take()
+        monitor.take()
         try:
             return attempt()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            blockers = watch.take() or blockers  # on a busy machine a short wait may not be seen
-            waited(tries, blockers)
+            blockers = monitor.take() or blockers  # on a busy machine a short wait may not be seen
+            what = _lock_of(error)
+            waited(tries, blockers, what)
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + pause > deadline:
                 raise LockedError(
-                    f"a table lock was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
+                    f"{what} was not granted in {tries} attempts over {budget:.0f} s; it is held by {names(blockers)}",
                     "End that transaction (SELECT pg_terminate_backend(pid)) or wait for its end, then run this again.",
                 ) from error
             time.sleep(pause)
+
+
+def _lock_of(error: psycopg.Error) -> str:
+    """Return in words what was waited for: a table, or a row that another transaction makes at the same time."""
+    row = re.search(r"index tuple \S+ in relation \"(.+)\"", error.diag.context or "")
+    return f"a lock on a row that another transaction is writing too ({row[1]})" if row else "a table lock"
 
 
 def names(blockers: list[Blocker]) -> str:

@@ -1,6 +1,6 @@
 """Recognises a database whose objects of pgvigil another state of pgvigil made, or somebody changed.
 
-What a command then asks for is missing there, or has another shape. That is no defect of pgvigil: the command says what it missed.
+What a command then asks for is missing there, or has another shape. That is not a defect of pgvigil: the command says what it missed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from psycopg.rows import tuple_row
 
 from pgvigil import project
 from pgvigil.errors import PreconditionError
+from pgvigil.owner import confined
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ _HINT = (
     "See pgvigil status, which compares the migrations here with those of the database, and pgvigil validate, which "
     "names what was changed."
 )
-# In any language of the server: what stands in quotes, is called, or is qualified.
+# In any language of the server: a name in quotes, one that is called, or one that is qualified.
 _NAME = re.compile(r"[\"«»„“”'](\w[\w.]*)[\"«»“”']|([\w.]+)\(|(\w+\.\w+)")
 
 
@@ -59,14 +60,20 @@ def _is_ours(words: str, sqlstate: str) -> bool:
     return any(name.rsplit(".", 1)[-1].lower() in ours for name in names)
 
 
-def rows(conn: psycopg.Connection[Any], kind: type[T], query: str) -> list[T]:
-    """Return the rows of a view or a function of ours as records. Raises PreconditionError if its columns are not their fields."""
+def rows(conn: psycopg.Connection[Any], kind: type[T], query: str, types: str) -> list[T]:
+    """Return the rows of a view or a function of ours as records, whose fields have these types of the server's. Raises
+    PreconditionError if its columns are not their fields.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if owner := confined(conn):
+        typed = ", ".join(f'"{name}" {type_}' for name, type_ in zip(names, types.split(", "), strict=True))
+        listed = ", ".join(f'q."{name}"' for name in names)
+        return [kind(*row) for row in owner.rows(conn, typed, f"SELECT {listed} FROM ({query}) q")]
     with conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(query.encode()).fetchall()
         columns = [column.name for column in cursor.description or ()]
-    expected = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if sorted(columns) != sorted(expected):
-        differing = sorted(set(columns) ^ set(expected)) or columns
+    if sorted(columns) != sorted(names):
+        differing = sorted(set(columns) ^ set(names)) or columns
         raise PreconditionError(
             f"this database was migrated by another state of pgvigil: the answer to {query!r} differs in the columns "
             f"{', '.join(differing)}",

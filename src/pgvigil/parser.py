@@ -57,7 +57,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             if found := _CHOICE.fullmatch(message):
                 near = _near(found[1], re.findall(r"[\w-]+", found[2]))
-                # With 33 commands to choose from, the one that was meant would stand behind all of them.
+                # With 33 commands to choose from, the one that was meant would come after all of them.
                 message = message.partition(" (choose from ")[0] + near if near else message
             elif message == _NO_COMMAND:
                 message = "no command is given; all commands: pgvigil --help"

@@ -49,11 +49,16 @@ _NODE = re.compile(r"(?<!\\)\{([A-Z_]+)")
 _LASTING = {"FUNCEXPR", "OPEXPR", "VAR", "CONST", "RELABELTYPE"}
 
 
+def is_possible(conn: psycopg.Connection[Any]) -> bool:
+    """Return false if no object of this database calls such a function."""
+    return conn.execute(_ANY).fetchone() != (False,)
+
+
 def planned_code(
     conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str = "", names: Sequence[str] = ()
 ) -> Iterator[str]:
     """Name each object on a table of `schemas`, or of `names` in `schema`, that calls such a function before it has a row."""
-    if conn.execute(_ANY).fetchone() == (False,):
+    if not is_possible(conn):
         return
     query = {"schemas": list(schemas), "schema": schema, "names": list(names)}
     for name, tree, oid, function, language in conn.execute(_CODE, query):

@@ -14,14 +14,14 @@ class Reporter:
     """
 
     def __init__(
-        self, speak: Callable[[str], None] | None = None, show: Callable[[str, float | None], None] | None = None
+        self, write: Callable[[str], None] | None = None, show: Callable[[str, float | None], None] | None = None
     ) -> None:
-        self._speak = speak or (lambda _: None)
+        self._write = write or (lambda _: None)
         self._show = show or (lambda _, __: None)
         self.document: dict[str, Any] = {}
 
     def __call__(self, line: str) -> None:
-        self._speak(line)
+        self._write(line)
 
     def progress(self, text: str, fraction: float | None = None) -> None:
         """Report how far a long step is. It is shown until the next report, and never part of the document."""
@@ -34,7 +34,7 @@ class Reporter:
     def indented(self) -> Reporter:
         """Return a reporter for the parts of a step."""
         inner = Reporter(
-            lambda line: self._speak(f"  {line}"), lambda text, fraction: self._show(f"  {text}", fraction)
+            lambda line: self._write(f"  {line}"), lambda text, fraction: self._show(f"  {text}", fraction)
         )
         inner.document = self.document
         return inner

@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -32,8 +32,7 @@ _OURS = "CASE WHEN me.rolsuper THEN o.rolsuper ELSE pg_catalog.pg_has_role(d.dat
 _OWN_PROGRAMS = "^($|pgvigil |pg_restore$|pg_dump$)"
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(NamedTuple):
     """A database that `make` created. `mark` is its comment, which no other database has."""
 
     name: str
@@ -72,7 +71,7 @@ def make(
         )
     )
     try:
-        _close(conn, database_name, mark, other, me, login)
+        close_to_others(conn, database_name, mark, other, me, login)
     except BaseException:
         with suppress(psycopg.Error):  # without its mark it would never be dropped
             conn.execute(sql.SQL("DROP DATABASE {}").format(database_name))
@@ -80,7 +79,7 @@ def make(
     return Scratch(name, mark)
 
 
-def _close(
+def close_to_others(
     conn: psycopg.Connection, database_name: sql.Identifier, mark: str, other: str | None, me: str, login: str
 ) -> None:
     with conn.transaction():

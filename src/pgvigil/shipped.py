@@ -17,9 +17,9 @@ import psycopg
 
 from pgvigil import project
 from pgvigil.errors import ConnectError
-from pgvigil.owner import OWN_ROLE
+from pgvigil.owner import OWN_ROLE, confine
 from pgvigil.placeholders import bound
-from pgvigil.planned_code import planned_code
+from pgvigil.planned_code import is_possible, planned_code
 
 # One expression for all of it would step through each body letter by letter, which took most of the time.
 _FUNCTION = re.compile(
@@ -59,7 +59,7 @@ _IN = re.compile(r"(^|,)in ")
 _RESULT = re.compile(
     r"\s*RETURNS\s+(TABLE\s*\([^)]*\)|(?:SETOF\s+)?(?:double precision|[\w.]+)(?:\[\])?)", re.IGNORECASE
 )
-_SETTING = re.compile(r"\bSET (\w+) (?:=|TO) (\w+(?:, \w+)*)")
+_SETTING = re.compile(r"\bSET (\w+) (?:=|TO) '?((?<=')[^']*|\w+(?:, \w+)*)")
 
 
 @lru_cache(4096)
@@ -150,7 +150,7 @@ _PLAIN = (
     "uuidv7",
 )  # fmt: skip
 
-# What a view, a body that is kept parsed, a default or a generated column may stand on: our own functions, which are looked at by
+# What a view, a body that is kept parsed, a default or a generated column may depend on: our own functions, which are looked at by
 # themselves, and what came with the server. Pinned objects have no rows in pg_depend. Few joins: planning is most of what this takes.
 _FOREIGN = """
     WITH schemas AS (SELECT oid FROM pg_namespace WHERE nspname IN ('pgvigil', 'instrumentation')),
@@ -227,20 +227,21 @@ _COLUMNS = (
 def require_shipped(conn: psycopg.Connection[Any]) -> None:
     """Raises ConnectError where who is connected has more rights than the owner of what is ours, and that is not what pgvigil shipped.
 
-    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair.
+    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair. With more, the connection is
+    confined (`owner.rows`): what is as shipped now may be replaced before it is called.
     """
     search_path = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
     assert search_path is not None  # noqa: S101 - a SELECT without FROM has a row
     conn.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)")
     try:
-        told = list(_differences(conn))
+        found = list(_differences(conn))
     finally:
         if not conn.closed and conn.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:
             conn.execute("SELECT pg_catalog.set_config('search_path', %s, false)", search_path)
-    if told:
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ConnectError(
-            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(told[:5])}{more}",
+            f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(found[:5])}{more}",
             "Nothing of them was called. See what changed as the owner of the tables, who may run them: pgvigil validate.",
         )
 
@@ -256,6 +257,7 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     owner, owner_is_superuser, is_owner, may_act, has_members = row
     if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_members):
         return
+    confine(conn, owner)
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()
     if ledger is None:
         return
@@ -264,45 +266,44 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
         return
     reading = Thread(target=_shapes, args=(project.MIGRATIONS,), daemon=True)  # while the server works
     reading.start()
-    told = sorted(planned_code(conn, _SCHEMAS))
-    yield from told
-    if told:
+    plans_code = is_possible(conn)
+    found = sorted(planned_code(conn, _SCHEMAS)) if plans_code else []
+    yield from found
+    if found:
         return  # the ledger is a table, too
     named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
     schema = named[0] if named else "public"
-    yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
+    if plans_code:
+        yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
     q = schema.replace('"', '""')
-    rows = conn.execute(
-        _FOREIGN,
-        {
-            "schema": schema,
-            "names": [*_APPLICATION, *_TABLES],
-            "application": list(_APPLICATION),
-            "columns": list(_COLUMNS),
-            "views": list(_OWN_VIEWS),
-            "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
-        },
-    ).fetchall()
-    yield from sorted(row[0] for row in rows)
-    yield from _calls(conn, schema)
-    reading.join()
-    yield from _functions(conn, schema)
-
-
-def _calls(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
     names = {"schema": schema, "names": [*_APPLICATION, *_TABLES], "tables": list(_TABLES)}
-    called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in conn.execute(_TREES, names)}
-    rows = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN))).fetchall()
-    for oid, function in rows:
-        yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
+    with conn.pipeline():  # the server goes on while an answer is looked at
+        trees = conn.execute(_TREES, names)
+        functions = conn.execute(_FUNCTIONS)
+        foreign = conn.execute(
+            _FOREIGN,
+            names
+            | {
+                "application": list(_APPLICATION),
+                "columns": list(_COLUMNS),
+                "views": list(_OWN_VIEWS),
+                "tables": [*(f'"{q}".{name}' for name in (*_APPLICATION, *_TABLES)), *_OWN_TABLES],
+            },
+        )
+        called = {name: {int(oid) for oid in _CALLED.findall(tree)} for name, tree in trees}
+        not_plain = conn.execute(_NOT_PLAIN, (sorted(set().union(*called.values())), list(_PLAIN)))
+        reading.join()
+        replaced = list(_functions(conn, schema, functions.fetchall()))
+        yield from sorted(row[0] for row in foreign)
+        for oid, function in not_plain:
+            yield from sorted(f"{name} calls {function}" for name, oids in called.items() if oid in oids)
+        yield from replaced
 
 
-def _functions(conn: psycopg.Connection[Any], schema: str) -> Iterator[str]:
+def _functions(conn: psycopg.Connection[Any], schema: str, found: list[Any]) -> Iterator[str]:
     shapes = _shapes(project.MIGRATIONS)
     unknown = []
-    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in conn.execute(
-        _FUNCTIONS
-    ).fetchall():
+    for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in found:
         what = f"function {nsp}.{name}"
         if (nsp, name) in _COMPUTED:
             plain = not definer and not settings and (arguments, result) == ("policy text", "interval")

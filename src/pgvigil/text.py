@@ -19,26 +19,36 @@ BAR: Final = "| "  # prefix of further lines, so that none passes for a line of 
 
 # All of C0 but tab and line feed, C1, characters without width, those that change the direction, separators of lines and
 # paragraphs, halves of surrogate pairs, and the tags, which encode invisible ASCII.
-_UNSEEN: Final = re.compile(
+_INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
-    r"|(?<=#)#(?=\[|vso\[)"
 )
+UNSEEN: Final = re.compile(rf"{_INVISIBLE.pattern}|(?<=#)#(?=\[|vso\[)")
+# A name that somebody may paste; the server's have at most 63 bytes.
+_NAME: Final = re.compile(r'(?<![\w&$])"(?:[^"\n]|""){1,63}"(?!")')
+_NAME_OVER_LINES: Final = re.compile(r'(?<![\w&$])"(?:[^"]|""){1,63}"(?!")')
 _PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
 _PLURALS: Final = {"index": "indexes", "table or view": "tables or views"}
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
-_KNOWN_COMMAND: Final = re.compile(
-    r"^(?=[^\S\n]*::(?:add-mask|add-matcher|add-path|debug|echo|endgroup|error|group|notice|remove-matcher|save-state|set-env"
-    r"|set-output|stop-commands|warning)\b)",
-    re.MULTILINE | re.IGNORECASE,
+COMMAND_AHEAD: Final = (
+    r"(?=[^\S\n]*+::(?:add-mask|add-matcher|add-path|debug|echo|endgroup|error|group|notice|remove-matcher|save-state|set-env"
+    r"|set-output|stop-commands|warning)\b)"
 )
+KNOWN_COMMAND: Final = re.compile(f"^{COMMAND_AHEAD}", re.MULTILINE | re.IGNORECASE)
 
 
 def visible(text: str) -> str:
-    r"""Escape characters that a terminal or a CI system obeys, as in \x1b. Line feeds are kept."""
+    r"""Escape characters that a terminal or a CI system obeys, as in \x1b; in a quoted name as SQL does: U&"\001b". Line feeds are kept."""
     if text.isascii() and text.isprintable() and "##" not in text:
         return text
-    return _UNSEEN.sub(_spelt, text)
+    if '"' in text and UNSEEN.search(text):
+        text = _NAME.sub(_named, text)
+    return spelt_out(text)
+
+
+def spelt_out(text: str) -> str:
+    """Return text with each character that `visible` escapes in the way of Python, in names as well."""
+    return UNSEEN.sub(_spelt, text)
 
 
 def one_line(text: str) -> str:
@@ -71,13 +81,29 @@ def page(lines: Iterable[str]) -> str:
 
 
 def indented(text: str) -> str:
-    """Return `visible` text with each line but the first indented."""
+    """Return `visible` text with each line but the first indented; a name in it stays on its line."""
+    text = _NAME_OVER_LINES.sub(lambda name: _named(name) if "\n" in name[0] else name[0], text)
     return re.sub(r"\n(?!  )", "\n  ", visible(text).rstrip("\n"))
+
+
+def unicode_escape(text: str, escape: str = "\\", *, is_escaped: bool = False) -> str:
+    r"""Return text as U&'' and U&"" take it, with visible characters only, and no line feed."""
+
+    def spelt(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"{escape}{code:04x}" if code < 0x10000 else f"{escape}+{code:06x}"
+
+    return re.sub(rf"\n|{UNSEEN.pattern}", spelt, text if is_escaped else text.replace(escape, escape * 2))
+
+
+def _named(name: re.Match[str]) -> str:
+    # "##[" stays as `_spelt` makes it: it may be a string of JSON.
+    return f"U&{unicode_escape(name[0])}" if "\n" in name[0] or _INVISIBLE.search(name[0]) else name[0]
 
 
 def _spelt(found: re.Match[str]) -> str:
     if found[0] == "#":
-        return r"\x23"
+        return r"\u0023"  # as JSON has it, too
     return found[0].encode("unicode_escape", "surrogatepass").decode()
 
 
@@ -114,10 +140,8 @@ def trusted(stream: TextIO) -> TextIO:
 
 
 def print_script(script: str, stream: TextIO, *, end: str = "\n") -> None:
-    """Print SQL or other text for programs: unchanged to a file; elsewhere visible, and with bars only before the commands that a CI
-    system knows, because `::` is a cast, too.
-    """
-    shown = _KNOWN_COMMAND.sub(BAR, visible(script)) if isinstance(stream, Guarded) else script
+    """Print text for programs: unchanged to a file; elsewhere visible, and with bars only before the commands that a CI system knows."""
+    shown = KNOWN_COMMAND.sub(BAR, visible(script)) if isinstance(stream, Guarded) else script
     print(shown, end=end, file=trusted(stream))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,7 +18,7 @@ from psycopg import errors
 
 from conftest import PROJECT, Database, wait_until
 from helpers.archived import SESSION, archive, faults, is_there, keep, listed, old_logs, pgvigil, retention, target
-from pgvigil.archives import erase, parquet, restore, store
+from pgvigil.archives import binary, erase, parquet, restore, store
 from pgvigil.errors import ArchiveError, JobError, PreconditionError, UsageError
 from pgvigil.history import engines, performance
 from pgvigil.history.snapshot import Span
@@ -221,6 +223,150 @@ def test_more_than_one_part(fresh: Database, tmp_path: Path, monkeypatch: pytest
     assert len(files(tmp_path)) > 3
     [one] = listed(fresh)
     assert one.rows == 900
+    assert faults(fresh) == []
+
+
+# --- read in binary ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_binary(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Each table is read in binary, in ranges of two pages. Lists the rows of the ranges that were read."""
+    pytest.importorskip("adbc_driver_postgresql")
+    monkeypatch.setattr(binary, "FROM_BYTES", 1)
+    monkeypatch.setattr(binary, "RANGE_BYTES", 16384)
+    took: list[int] = []
+    take = binary.take
+
+    def counted(*words: object) -> int:
+        took.append(take(*words))  # type: ignore[arg-type]
+        return took[-1]
+
+    monkeypatch.setattr(binary, "take", counted)
+    return took
+
+
+def _all_types(database: Database) -> None:
+    """Rows of performance_logs with columns of others too: each type, as far as it goes, NULL, and what is nearly NULL."""
+    old_logs(database, rows=5)
+    database.execute(
+        """CREATE DOMAIN public.odd AS text CHECK (VALUE <> 'x');
+           ALTER TABLE performance_logs ADD COLUMN small smallint, ADD COLUMN big bigint, ADD COLUMN double double precision, ADD COLUMN whole boolean,
+               ADD COLUMN exact numeric, ADD COLUMN time timestamptz, ADD COLUMN day date, ADD COLUMN padded character(5), ADD COLUMN short varchar(9),
+               ADD COLUMN address inet, ADD COLUMN raw bytea, ADD COLUMN list text[], ADD COLUMN plain json, ADD COLUMN "my ""name" text, ADD COLUMN odd public.odd, ADD COLUMN wait interval"""
+    )
+    rows = [
+        ("-32768", "-9223372036854775808", "NaN", "t", "NaN", "4714-11-24 00:00:00+00 BC", "infinity", "", "", "10.0.0.1/32", "", "{}", "{}", "", "", "0"),
+        ("32767", "9223372036854775807", "Infinity", "f", "1e-50", "2026-02-28 23:59:59.999999+00", "-infinity", "a", "\\N", "::1/64", "\\x00ff", '{NULL,"",a}', ' {"a" : 1} ', "\n", "y", "1 mon -3 days 04:05:06.000007"),
+        ("0", "0", "-0", None, "1.10", "1969-12-31 23:59:59.999999+00", "2026-01-01", "a b", "é\r\n", "10.0.0.1", "\\x", "{{a,b},{c,d}}", "[]", '"', "", "-1 s"),
+        ("1", "1", "5e-324", None, "Infinity", "289999-12-31 23:59:59+00", "2026-01-01", "     ", ",", None, None, None, None, "\U0001f600", None, None),
+        (None,) * 16,
+    ]  # fmt: skip
+    for number, row in enumerate(rows, 1):
+        database.execute(
+            """UPDATE performance_logs SET (small, big, double, whole, exact, time, day, padded, short, address, raw, list, plain, "my ""name", odd, wait)
+               = (SELECT %s::smallint, %s::bigint, %s::double precision, %s::boolean, %s::numeric, %s::timestamptz, %s::date, %s::character(5), %s, %s::inet, %s::bytea,
+                         %s::text[], %s::json, %s, %s, %s::interval) WHERE (metadata ->> 'n')::integer = %s""",
+            (*row, number),
+        )
+
+
+def test_what_comes_in_binary_is_what_comes_as_text(
+    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _all_types(fresh)
+    keep(fresh)
+    assert archive(fresh, tmp_path / "binary") == "archived 5 rows"
+    assert sum(in_binary) == 5
+    fresh.execute("DELETE FROM pgvigil.archives")
+    monkeypatch.setattr(binary, "FROM_BYTES", 1 << 60)
+    fresh.execute("UPDATE performance_logs SET time = NULL WHERE time < '0001-01-01'")
+    assert archive(fresh, tmp_path / "text") == "archived 5 rows"
+    assert sum(in_binary) == 5, "the second time as text"
+    both = [
+        duckdb.sql(f"SELECT * EXCLUDE (time) FROM '{files(tmp_path / way)[0]}' ORDER BY id").fetchall()
+        for way in ("binary", "text")
+    ]
+    assert str(both[0]) == str(both[1])
+    shown = duckdb.sql(f"DESCRIBE FROM '{files(tmp_path / 'binary')[0]}'").fetchall()
+    assert shown == duckdb.sql(f"DESCRIBE FROM '{files(tmp_path / 'text')[0]}'").fetchall()
+    times = duckdb.sql(f"SELECT epoch_us(time) FROM '{files(tmp_path / 'binary')[0]}' ORDER BY id").fetchall()
+    fresh.execute("UPDATE performance_logs SET time = '4714-11-24 00:00:00+00 BC' WHERE small = -32768")
+    assert times == fresh.execute(
+        "SELECT (extract(epoch FROM time) * 1000000)::bigint FROM performance_logs ORDER BY id"
+    )
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity"])
+def test_times_that_the_driver_would_change_come_as_text(
+    fresh: Database, tmp_path: Path, in_binary: list[int], time: str
+) -> None:
+    old_logs(fresh)
+    fresh.execute("UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = 77", (time,))
+    keep(fresh)
+    assert archive(fresh, tmp_path) == "archived 500 rows"
+    assert sum(in_binary) == 500
+    assert len(files(tmp_path)) == 1, "the files of the ranges are removed"
+    restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT created_at::text FROM back WHERE (metadata ->> 'n')::integer = 77") == [(time,)]
+
+
+def test_ranges_are_read_in_one_snapshot(
+    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come while the ranges are read, into pages of all of them and behind the last one, are of the next archive."""
+    partition = old_logs(fresh, rows=900)
+    fresh.execute("DELETE FROM performance_logs WHERE (metadata ->> 'n')::integer % 9 = 0")
+    fresh.execute("VACUUM performance_logs")
+    keep(fresh)
+    follow = binary.Connections._follow
+
+    def and_write(self: binary.Connections, reader: psycopg.Connection) -> bool:
+        followed = follow(self, reader)
+        fresh.execute(
+            """INSERT INTO performance_logs (id, operation, duration_ms, success)
+               SELECT overlay(id::text PLACING 'ff' FROM 25)::uuid, 'late', 1, true FROM performance_logs"""
+        )
+        return followed
+
+    monkeypatch.setattr(binary.Connections, "_follow", and_write)
+    assert archive(fresh, tmp_path) == "archived 800 rows"
+    assert len(in_binary) > 4
+    assert sum(in_binary) == 800
+    assert faults(fresh) == []
+    assert partition in retention(fresh)
+    assert is_there(fresh, partition)
+
+
+@pytest.mark.parametrize("hindrance", ["no driver", "no connection", "no session", "another type", "in the middle"])
+def test_without_the_driver_rows_come_as_text(
+    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch, hindrance: str
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    if hindrance == "no driver":
+        monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+        monkeypatch.setitem(sys.modules, "adbc_driver_manager", None)
+    elif hindrance == "no connection":
+        import adbc_driver_postgresql
+
+        connect = adbc_driver_postgresql.connect
+        monkeypatch.setattr(adbc_driver_postgresql, "connect", lambda _uri: connect("host=/nowhere"))
+    elif hindrance == "no session":
+        monkeypatch.setattr(binary.database, "has_more_sessions", lambda _conn, count=1: count < 3)
+    elif hindrance == "another type":
+        monkeypatch.setitem(binary.SEEN, "uuid", "BLOB")
+    else:
+        queries = binary.queries
+
+        def failing(*words: object) -> list[str]:
+            *first, last = queries(*words)  # type: ignore[arg-type]
+            return [*first, last.replace("SELECT ", "SELECT 1 / (duration_ms - 400) AS x, ")]
+
+        monkeypatch.setattr(binary, "queries", failing)
+    assert archive(fresh, tmp_path) == "archived 500 rows"
+    assert sum(in_binary) < 500
+    assert len(files(tmp_path)) == 1, "the files of the ranges are removed"
     assert faults(fresh) == []
 
 
@@ -650,6 +796,60 @@ def test_an_object_store_is_written_and_read_through_fsspec(fresh: Database) -> 
     assert faults(fresh) == []
     assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "erased 100 rows from 1 archive"
     assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 400
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of a bucket of a server that speaks S3, in this process."""
+    if not all(importlib.util.find_spec(name) for name in ("moto", "s3fs", "flask_cors")):
+        pytest.skip("needs moto, flask-cors and s3fs")
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as environment:
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            environment.setenv(name, "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        yield "s3://bucket"
+        server.stop()
+
+
+def test_an_s3_server_is_written_and_read(fresh: Database, s3: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import s3fs
+
+    place = f"{s3}/{fresh.name}"
+    partition = old_logs(fresh)
+    keep(fresh)
+    assert archive(fresh, place) == "archived 500 rows"
+    assert f"dropped {partition}" in retention(fresh)
+    assert faults(fresh) == []
+    with engines.opened() as ask:
+        assert sum(one.calls for one in performance.trends(target(fresh), Span(by="all"), ask)) == 500
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "erased 100 rows from 1 archive"
+    assert restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back") == 400
+    outside = s3fs.S3FileSystem(skip_instance_cache=True)
+    names = outside.find(f"bucket/{fresh.name}")
+    assert sorted(name.rpartition(".")[2] for name in names) == ["json", "parquet", "summary"], (
+        "the old files are removed"
+    )
+    [rows] = [name for name in names if name.endswith(".parquet")]
+    contents = outside.cat_file(rows)
+    for damaged in (contents[:-1], contents[:99] + bytes([contents[99] ^ 1]) + contents[100:]):
+        outside.pipe_file(rows, damaged)
+        assert len(faults(fresh)) == 1
+        with pytest.raises(ArchiveError):
+            restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="again")
+    outside.pipe_file(rows, contents)
+    assert faults(fresh) == []
+    outside.rm_file(next(name for name in names if name.endswith(".json")))
+    assert pgvigil(fresh, "archive", "verify") == 11
+    assert "DAMAGED" in capsys.readouterr().out
 
 
 def test_consent_lapses_when_archives_are_no_longer_wanted(migrated: Database) -> None:

@@ -255,7 +255,7 @@ def test_too_little_room_is_refused_before_the_dump(
 def test_what_takes_long_tells_how_much_is_written(
     take: Take, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pg_tools, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(pg_tools, "LOOK_EVERY", 0.01)
     take()
     assert any(text.endswith("MB written") for text in said)
 

@@ -75,8 +75,9 @@ def said() -> list[str]:
 
 @pytest.fixture
 def restore_displaced(target: Target, archive: Path, said: list[str]) -> Restore:
-    def restore_displaced(*, overwrite_newer: bool = False) -> RestoreOutcome:
-        return restore.restore(target, archive, overwrite_newer=overwrite_newer, log=Reporter(said.append))
+    def restore_displaced(*, overwrite_newer: bool = False, rename: swap.Rename = swap.rename_in_use) -> RestoreOutcome:
+        log = Reporter(said.append)
+        return restore.restore(target, archive, overwrite_newer=overwrite_newer, log=log, rename=rename)
 
     return restore_displaced
 
@@ -170,6 +171,7 @@ def test_a_missing_public_schema_stays_missing(existing: Database, target: Targe
 
 
 @pytest.mark.parametrize("proof", ["read", "restore"])
+@pytest.mark.slow(first=1)
 def test_a_migration_is_undone_by_the_backup_it_took(
     existing: Database, target: Target, tmp_path: Path, proof: str
 ) -> None:
@@ -241,9 +243,7 @@ def test_what_is_written_while_the_restore_runs_is_found_before_the_swap(
     assert family(existing) == [existing.name]
 
 
-def test_no_row_is_lost_while_clients_write(
-    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_row_is_lost_while_clients_write(existing: Database, restore_displaced: Restore) -> None:
     """Writers that come between the last look and the swap: each row they were told is committed is there afterwards."""
     committed: list[str] = []
     go, stop = threading.Event(), threading.Event()
@@ -263,20 +263,18 @@ def test_no_row_is_lost_while_clients_write(
     waiting = (
         "SELECT count(*) = 3 FROM pg_stat_activity WHERE application_name = 'bk writer' AND wait_event_type = 'Lock'"
     )
-    rename = swap._rename
 
-    def with_writers_waiting(*arguments: object) -> None:
+    def with_writers_waiting(*arguments: Any) -> None:
         if not go.is_set():
             go.set()
             wait_until(lambda: maintenance(existing, waiting) == [(True,)])
-        rename(*arguments)  # type: ignore[arg-type]
+        swap.rename_in_use(*arguments)
 
-    monkeypatch.setattr(swap, "_rename", with_writers_waiting)
     writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
     for writer in writers:
         writer.start()
     try:
-        restore_displaced()
+        restore_displaced(rename=with_writers_waiting)
         wait_until(lambda: committed)
     finally:
         go.set()
@@ -390,25 +388,25 @@ def test_only_the_missing_transaction_timeout_is_forgiven(words: str, status: in
 
 
 @pytest.mark.parametrize("how", [RuntimeError("between the renames"), KeyboardInterrupt()])
+@pytest.mark.slow(first=1)
 def test_a_failure_between_the_two_renames_renames_back(
-    existing: Database, restore_displaced: Restore, monkeypatch: pytest.MonkeyPatch, how: BaseException
+    existing: Database, restore_displaced: Restore, how: BaseException
 ) -> None:
     before = existing.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
-    rename = swap._rename
 
-    def once(admin: psycopg.Connection, helper: psycopg.Connection, old: str, new: str, last: object) -> None:
+    def once(admin: psycopg.Connection, helper: psycopg.Connection, old: str, *rest: Any) -> None:
         if old != existing.name:
             raise how
-        rename(admin, helper, old, new, last)  # type: ignore[arg-type]
+        swap.rename_in_use(admin, helper, old, *rest)
 
-    monkeypatch.setattr(swap, "_rename", once)
     with pytest.raises(type(how)):
-        restore_displaced()
+        restore_displaced(rename=once)
     assert existing.execute("SELECT oid FROM pg_database WHERE datname = current_database()") == before
     assert family(existing) == [existing.name]
 
 
 @pytest.mark.parametrize("at", ["before", "between", "after"])
+@pytest.mark.slow(first=1)
 def test_a_process_killed_at_the_renames_leaves_the_database_reachable(
     existing: Database, archive: Path, at: str
 ) -> None:
@@ -420,17 +418,16 @@ from pgvigil import database
 from pgvigil.backup import restore
 from pgvigil.backup import swap
 from pgvigil.progress import Reporter
-rename, calls = swap._rename, []
+calls = []
 def renames(*arguments):
     calls.append(arguments)
     if {at!r} == "before" or len(calls) == 2 and {at!r} == "between":
         {kill}
-    rename(*arguments)
+    swap.rename_in_use(*arguments)
     if len(calls) == 2:
         {kill}
-swap._rename = renames
 target = database.parse_url(sys.argv[1], "--database-url")
-restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, log=Reporter())
+restore.restore(target, Path(sys.argv[2]), overwrite_newer=False, log=Reporter(), rename=renames)
 """
     died = subprocess.run(
         [sys.executable, "-c", program, existing.tcp_url, archive],

@@ -102,13 +102,13 @@ def test_nobody_enters_a_scratch_database_before_its_rights_are_set(
     roles: Roles, maker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = getattr(roles, maker, maker)
-    name, close, before = random_name(), scratch_databases._close, []
+    name, close, before = random_name(), scratch_databases.close_to_others, []
 
     def look_and_close(*arguments: Any) -> None:
         before.append(roles.enters(roles.stranger, name))
         close(*arguments)
 
-    monkeypatch.setattr(scratch_databases, "_close", look_and_close)
+    monkeypatch.setattr(scratch_databases, "close_to_others", look_and_close)
     with databases.connect(roles.target(role), "test") as conn:
         scratch_databases.make(conn, name)
     assert before == [False]
@@ -162,14 +162,14 @@ def test_a_stranger_never_enters_the_reference(
     roles: Roles, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    load, seen = reference._load, []
+    load, seen = reference.load_ddl, []
 
     def look_and_load(there: psycopg.Connection, *rest: Any) -> Any:
         created = there.execute("SELECT has_schema_privilege(%s, 'public', 'CREATE')", (roles.stranger,)).fetchone()
         seen.append((roles.enters(roles.stranger, there.info.dbname), created))
         return load(there, *rest)
 
-    monkeypatch.setattr(reference, "_load", look_and_load)
+    monkeypatch.setattr(reference, "load_ddl", look_and_load)
     declared = load_declaration(project.SPEC)
     target = databases.parse_url(database.url, "a test")
     with databases.connect(target, "test") as conn:
@@ -259,6 +259,7 @@ def test_an_advisory_lock_of_a_stranger_keeps_no_leftover(roles: Roles) -> None:
     assert roles.administer(MADE) == []
 
 
+@pytest.mark.slow
 def test_a_connection_of_somebody_else_is_not_ended_to_drop_a_scratch_database(roles: Roles) -> None:
     left, said = leftover(roles), []
     with psycopg.connect(roles.server.dsn(left.name), application_name="a person", autocommit=True) as person:
@@ -280,7 +281,7 @@ def test_a_run_that_is_killed_when_its_database_is_made_leaves_it_closed_and_say
     program = """
 import os, signal, sys
 from pgvigil import database, scratch_databases
-scratch_databases._close = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+scratch_databases.close_to_others = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 with database.connect(database.parse_url(sys.argv[1], "a test"), "test") as conn:
     scratch_databases.make(conn, sys.argv[2])
 """
@@ -340,6 +341,7 @@ def test_a_plain_owner_with_createdb_proves_and_restores(plain: Database, roles:
 
 
 @pytest.mark.client_side  # on 14 schema public is not the owner's, so the migration itself takes more than is asked of here
+@pytest.mark.slow
 def test_a_plain_owner_with_createdb_rehearses(plain: Database, roles: Roles, call: Run) -> None:
     url = roles.url(roles.owner, plain.name)
     done = call("pgvigil", "migrate", "--rehearse", "--verify-backup", "restore", "--database-url", url)

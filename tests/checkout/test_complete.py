@@ -55,6 +55,19 @@ def test_each_exit_code_is_in_the_help_and_on_its_page() -> None:
         assert re.search(rf"^ *{code} +[a-z]", EPILOG, re.M), f"--help does not list exit code {code}"
 
 
+@pytest.mark.client_side
+def test_the_changelog_names_each_command_format_check_and_job() -> None:
+    scripts = [file.script for file in files.load(project.MIGRATIONS)]
+    names = {
+        *commands.names(),
+        *FORMATS,
+        *(str(row["check_name"]) for row in doc_blocks.seeds(scripts, "alert_thresholds")),
+        *(str(row["job"]) for row in doc_blocks.seeds(scripts, "jobs")),
+    }
+    said = set(re.findall(r"[\w-]+", (project.ROOT / "CHANGELOG.md").read_text()))
+    assert names - said == set()
+
+
 def test_each_check_of_health_is_documented_declared_and_tested(fresh: Database) -> None:
     documented = listed("health.md", "## Checks")
     declared = {row["check_name"] for row in load_spec(project.SPEC).tables["pgvigil.alert_thresholds"].rows}
@@ -95,7 +108,7 @@ def test_each_event_type_is_documented_and_tested(fresh: Database) -> None:
     written = "\n".join(file.script for file in files.load(project.MIGRATIONS) if file.revision != "003")
     for event in types:
         assert re.search(rf"'{event}'", written), f"no trigger writes {event}"
-        assert re.search(rf"['\"]{event}['\"]", TESTED), f"no test speaks of {event}"
+        assert re.search(rf"['\" ]{event}['\" ]", TESTED), f"no test speaks of {event}"
 
 
 @pytest.mark.client_side

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +144,83 @@ def test_a_message_is_in_plain_english() -> None:
         if turn.search(text)
     ]
     assert turns == []
+
+
+def explanations(file: Path) -> Iterator[tuple[int, str]]:
+    """Each docstring and each comment of a file of Python, with its line."""
+    text = file.read_text()
+    for part in ast.walk(ast.parse(text)):
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            words = ast.get_docstring(part) or ""
+            yield getattr(part, "lineno", 1), re.sub(r"`[^`]+`", "code", " ".join(words.split()))
+    run: list[str] = []
+    last = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            if run and token.start[0] != last + 1:
+                yield last, " ".join(run)
+                run = []
+            run.append(token.string.lstrip("# "))
+            last = token.start[0]
+    yield last, " ".join(run)
+
+
+# A comment may be the title of what comes below it ("What a diagram holds"). All else holds for comments as well.
+IN_CODE = [(turn, instead) for turn, instead in TURNS if instead != "a noun as the subject"]
+
+
+def test_an_explanation_in_the_code_is_in_plain_english() -> None:
+    found = [
+        f"{file.relative_to(project.ROOT)}:{line}: …{words[max(0, turn.start() - 30) : turn.end() + 30]}…: write {instead}"
+        for file in sorted(project.ROOT.glob("src/**/*.py"))
+        for line, words in explanations(file)
+        for pattern, instead in IN_CODE
+        for turn in pattern.finditer(words)
+    ]
+    assert found == []
+
+
+# Second words for a thing that has a name: in names of Python and of SQL.
+SECOND_WORDS = {
+    "mend|mends|mended|heal|heals|healed|healing": "fix, repair_indexes",
+    "tell|tells|told": "log, report",
+    "upkeep": "maintenance, skip_activity",
+    "settle|settles|settled": "resolve, backfill, complete",
+    "stranger|strangers": "unexpected",
+    "carcass|carcasses": "leftover_index",
+    "patience|patient": "policy, limit",
+    "journal|speak": "reporter, log",
+    "phrase": "attribute",
+    "shelf": "backup_dir",
+    "prove": "verify",
+    "put_back|seen_to|found_before": "restore, completed_items, displaced_objects",
+}
+
+
+def names_of(file: Path) -> set[str]:
+    """The names that a file of Python or SQL gives or uses."""
+    if file.suffix == ".sql":
+        return set(re.findall(r"[a-z_]+", re.sub(r"--.*|'[^']*'", "", file.read_text())))
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    return {
+        name
+        for node in nodes
+        for name in (getattr(node, key, None) for key in ("id", "name", "arg", "attr"))
+        if isinstance(name, str)
+    } | {file.stem}
+
+
+def test_a_thing_has_one_name_in_the_code() -> None:
+    files = [*project.ROOT.glob("src/**/*.py"), *project.MIGRATIONS.rglob("*.sql")]
+    seconds = [(re.compile(rf"(?:^|_)(?:{words})(?:_|$)"), instead) for words, instead in SECOND_WORDS.items()]
+    found = [
+        f"{file.name}: {name}: write {instead}"
+        for file in files
+        for name in names_of(file)
+        for pattern, instead in seconds
+        if pattern.search(name.lower()) and name not in ("HTTPStatus", "phrase")
+    ]
+    assert found == []
 
 
 def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:

@@ -31,6 +31,17 @@ def test_no_module_of_tests_imports_another() -> None:
     assert {file.name: found for file in TESTS if (found := imported(file) & names)} == {}
 
 
+def test_no_test_replaces_a_private_name() -> None:
+    """A module offers a parameter or a public name for what tests replace."""
+    found = []
+    for file in (*TESTS, *(project.ROOT / "tests").rglob("conftest.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+                names = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+                found += [f"{file.name}: {name}" for name in names if str(name).rpartition(".")[2].startswith("_")]
+    assert [name for name in found if not name.endswith("__")] == []
+
+
 def test_a_module_of_more_than_400_lines_says_why_in_its_first_lines() -> None:
     long = [file for file in SOURCES if file.read_text().count("\n") > 400]
     unexplained = [
@@ -45,25 +56,8 @@ def test_each_module_of_tests_is_in_the_folder_of_the_part_that_it_tests() -> No
 
 # Two modules, and why six of their lines are the same.
 ALIKE = {
-    (
-        "__init__.py",
-        "live/__init__.py",
-    ): "one list of public names cannot be read from the other: type checkers want it written out",
-    ("backup/create.py", "backup/create.py"): "the arguments of a backup, with and without the run lock",
-    ("embedded/persistent.py", "embedded/temporary.py"): "imports",
     ("live/executions.py", "web/executions.py"): "the same columns as an argument and as an answer",
     ("live/instrument.py", "live/instrument.py"): "a method for callers that wait, and one for async ones",
-    ("live/monitor_metrics.py", "web/session_monitoring.py"): "an alert in the application, and in the API's document",
-    **dict.fromkeys(
-        (
-            ("migration/apply.py", "migration/chain.py"),
-            ("migration/apply.py", "migration/own_chain.py"),
-            ("migration/apply.py", "projects/chain.py"),
-            ("migration/chain.py", "migration/own_chain.py"),
-            ("migration/chain.py", "projects/chain.py"),
-        ),
-        "the arguments of a method, of what it has to be, and of what it calls",
-    ),
 }
 
 
@@ -72,12 +66,16 @@ def test_no_six_lines_stand_twice_without_a_reason() -> None:
     first: dict[tuple[str, ...], tuple[str, int]] = {}
     found: dict[tuple[str, str], str] = {}
     for file in SOURCES:
+        imports = {
+            number
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for number in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
         lines = [(number, line.strip()) for number, line in enumerate(file.read_text().splitlines(), 1)]
-        lines = [(number, line) for number, line in lines if len(line) > 1 and not line.startswith("#")]
+        lines = [(n, line) for n, line in lines if len(line) > 1 and not line.startswith("#") and n not in imports]
         for at in range(len(lines) - 5):
             run = tuple(line for _, line in lines[at : at + 6])
-            if any(line.startswith(("import ", "from ")) for line in run):
-                continue
             name = str(file.relative_to(home))
             where, number = first.setdefault(run, (name, lines[at][0]))
             if (where, number) != (name, lines[at][0]):

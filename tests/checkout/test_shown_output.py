@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import PROJECT, Database, Templates, _new_database
+from helpers.archived import old_logs
+from helpers.monitor_report import report
 from pgvigil import cli
 
 pytestmark = pytest.mark.client_side
@@ -19,6 +22,12 @@ pytestmark = pytest.mark.client_side
 # Page, and the command as the page has it.
 SHOWN = [
     ("dba.md", "pgvigil migrate"),
+    ("README.md", "pgvigil health"),
+    ("health.md", "pgvigil health"),
+    ("monitor.md", "pgvigil session-monitoring status"),
+    ("archives.md", "pgvigil maintain run archive"),
+    ("archives.md", "pgvigil maintain run retention"),
+    ("sessions.md", "pgvigil sessions list"),
     ("backup.md", "pgvigil backup list"),
     ("backup.md", "pgvigil backup record"),
     ("ci.md", ""),  # a block with the findings alone
@@ -33,14 +42,9 @@ SHOWN = [
 # Shown by a page and printed in circumstances that their own tests make.
 ELSEWHERE = {
     "api.md": "tests/web/test_web_serve.py",
-    "archives.md": "tests/archives/test_archives.py",
-    "health.md": "tests/checkout/test_docs.py",
-    "monitor.md": "tests/live/test_monitor_workers.py",
     "performance.md": "benchmarks/: measured on one machine",
-    "README.md": "tests/checkout/test_docs.py",
-    "sessions.md": "tests/diagnostics/test_sessions.py",
-    "telemetry-server.md": "tests/archives/test_telemetry_server.py",
-    "tutorial.md": "tests/checkout/test_docs.py",
+    "telemetry-server.md": "tests/archives/test_telemetry_server.py: two databases",
+    "tutorial.md": "tests/checkout/test_docs.py runs it word by word",
     "your-own-migrations.md": "tests/projects/test_project_docs.py",
 }
 
@@ -131,11 +135,42 @@ class Printed:
                ALTER TABLE sessions DISABLE TRIGGER log_session_lifecycle"""
         )
         said["ci.md", ""] = self.call("validate")
+        said["README.md", "pgvigil health"] = said["health.md", "pgvigil health"] = re.sub(
+            r", \d+ warning", "", self.call("health")
+        )
         folder = self.place / "db/migrations"
         folder.mkdir(parents=True)
         (folder / "001_orders.sql").write_text("CREATE TABLE orders (id bigint PRIMARY KEY, state text);")
         (folder / "007_status.sql").write_text("\n\nALTER TABLE orders ALTER COLUMN state SET NOT NULL;\n")
         said["lint.md", ""] = self.call("lint", str(folder), target=False)
+        for _ in range(4):
+            report(self.database, errors=0)
+        monitored = self.call("session-monitoring", "status").replace("login postgres", "login shop_app")
+        said["monitor.md", "pgvigil session-monitoring status"] = monitored
+        self.archives()
+        self.sessions()
+
+    def archives(self) -> None:
+        """The rows of a day that is long over go into files, then out of the table."""
+        said = self.said
+        old_logs(self.database)
+        self.database.execute(
+            "UPDATE pgvigil.retention_policies SET keep_archive = true WHERE policy = 'standard'; SELECT pgvigil.accept_job('all')"
+        )
+        self.call("backup", "create")
+        files = self.call("maintain", "run", "archive", "--archive-to", str(self.place / "archives"))
+        said["archives.md", "pgvigil maintain run archive"] = files
+        said["archives.md", "pgvigil maintain run retention"] = self.call("maintain", "run", "retention")
+
+    def sessions(self) -> None:
+        """A session that an application has registered; tests/diagnostics/test_sessions.py ends one and follows one."""
+        with psycopg.connect(self.database.tcp_url, application_name="web", autocommit=True) as shop:
+            shop.execute(
+                "SELECT instrumentation.register_session(instrumentation.register_instance('host'), peer => '10.0.0.7:49354')"
+            )
+            shop.execute("SELECT instrumentation.record_statement('SELECT … FOR UPDATE', 'executing')")
+            listed = self.call("sessions", "list").replace("postgres (web)", "shop (web)")
+            self.said["sessions.md", "pgvigil sessions list"] = listed
 
 
 @pytest.fixture(scope="module")

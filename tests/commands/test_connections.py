@@ -144,6 +144,7 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
 
 @pytest.mark.client_side
 @pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS"])
+@pytest.mark.slow(first=1)
 def test_settings_that_come_with_the_call_change_no_outcome(
     call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
@@ -174,7 +175,7 @@ def test_a_limit_that_ends_the_start_of_a_connection_is_lifted_for_the_next(
             raise ConnectError("cannot connect: FATAL: terminating connection due to transaction timeout")
         return opened(target, purpose, wait=wait)
 
-    monkeypatch.setattr(connections, "open_connection", ended)
+    monkeypatch.setattr(connections.connection, "open_connection", ended)
     with connections.connect(connections.parse_url(fresh.url, "a test"), "test") as conn:
         assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
 
@@ -349,6 +350,7 @@ WITH_ONE_SESSION = [
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh: Database, tmp_path: Path) -> None:
     with pgbouncer(fresh.server, "session", 1) as url:
         for words, code, said in WITH_ONE_SESSION:
@@ -361,6 +363,7 @@ def test_a_pool_of_one_session_is_enough_for_what_needs_no_more(call: Run, fresh
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_no_scratch_database_is_left_behind_through_a_pool(run: Run, fresh: Database, tmp_path: Path) -> None:
     """A pooler keeps its session of the scratch database, without a name, when ours is closed."""
     with pgbouncer(fresh.server, "session", 1) as url:
@@ -422,6 +425,7 @@ LOST = [
 @pytest.mark.client_side
 @pytest.mark.parametrize("how", ["cut", "terminated"])
 @pytest.mark.parametrize(("state", "words", "at", "code"), LOST, ids=lambda value: str(value).strip("()"))
+@pytest.mark.slow(first=6)
 def test_a_lost_connection_is_told_as_that(
     run: Run,
     pg: Server,
@@ -449,6 +453,7 @@ def test_a_lost_connection_is_told_as_that(
     assert "connection was lost" in done.stderr
     assert "Traceback" not in done.stderr
     assert "error ignored" not in done.stderr
+    assert "sqlalche" not in done.stderr
     assert "defect of pgvigil" not in done.stderr
     assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == 1
 
@@ -527,6 +532,7 @@ ON_STANDBY = [
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_on_a_standby_every_command_works_or_says_so_in_a_sentence(call: Run, mortal: Mortal) -> None:
     mortal.end(signal.SIGINT)
     (mortal.server.data / "standby.signal").touch()
@@ -627,6 +633,65 @@ def test_jobs_do_nothing_about_rows_that_they_cannot_see(call: Run, owned: Datab
         done = call("pgvigil", *words, "--database-url", as_owner(owned))
         assert (done.returncode, "row security hides rows of public.sessions" in done.stderr) == (4, True), done.stderr
     assert owned.execute("SELECT count(*) FROM pgvigil.job_runs") == [(0,)]
+
+
+@pytest.fixture
+def idle(fresh: Database) -> Database:
+    """`fresh` with an old session, of which a job would make an orphan if it did not see its message, and an archived one."""
+    fresh.execute(
+        "INSERT INTO sessions (session_key, agent_from, created_at, updated_at, last_activity_at)"
+        " SELECT key, 'x', t, t, t FROM (VALUES ('idle'), ('archived')) k (key), (SELECT now() - interval '20 days') m (t)"
+    )
+    fresh.execute(
+        "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', 'x' FROM sessions"
+    )
+    fresh.execute("UPDATE sessions SET archived_at = now() WHERE session_key = 'archived'")
+    return fresh
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("table", "statement"),
+    [
+        ("context_history", "CALL pgvigil.run_job('orphans')"),
+        ("sessions", "CALL pgvigil.run_job('counters')"),
+        ("sessions", "SELECT * FROM pgvigil.preview_jobs()"),
+        ("context_history", "SELECT * FROM pgvigil.recount_session_counters()"),
+        ("sessions", "SELECT pgvigil.aggregate_analytics('session_stats', now() - interval '1 day', now())"),
+        ("sessions", "INSERT INTO context_history (session_id, sequence_number, context_type, content)"
+                     " SELECT id, 2, 'message', 'x' FROM sessions WHERE session_key = 'archived'"),
+        ("sessions", "UPDATE context_history SET content = 'y'"),
+        ("sessions", "DELETE FROM context_history"),
+        ("session_lifecycle", "TRUNCATE sessions CASCADE"),
+    ],
+)  # fmt: skip
+def test_what_the_owner_of_its_functions_cannot_see_is_not_taken_for_missing(
+    idle: Database, table: str, statement: str
+) -> None:
+    """Called by anybody, past the commands: by a superuser here, as whom pg_cron may run the jobs."""
+    everything = "SELECT count(*) FROM sessions UNION ALL SELECT count(*) FROM context_history"
+    before = idle.execute(everything)
+    idle.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"hide rows of public.{table} from role"):
+        idle.execute(statement)
+    assert idle.execute(everything) == before
+
+
+@pytest.mark.client_side
+def test_no_check_offers_a_fix_for_rows_that_may_be_hidden(idle: Database) -> None:
+    idle.execute(
+        "CREATE ROLE reader_of_the_tests IN ROLE pgvigil_reader; ALTER TABLE sessions ENABLE ROW LEVEL SECURITY"
+    )
+    try:
+        with idle.connect() as conn:
+            conn.execute("SET ROLE reader_of_the_tests")
+            checks = conn.execute(
+                "SELECT value, fix, detail FROM pgvigil.integrity_report() WHERE check_name IN ('orphaned_messages', 'count_mismatches')"
+            ).fetchall()
+    finally:
+        idle.execute("DROP ROLE reader_of_the_tests")
+    assert [(value, fix) for value, fix, _ in checks] == [(None, None)] * 2
+    assert all("may hide rows of public.sessions" in detail for _, _, detail in checks)
 
 
 @pytest.mark.client_side
@@ -738,6 +803,7 @@ UNFIT = {
 
 @pytest.mark.oldest_and_newest
 @pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.slow(first=5)
 def test_what_cannot_be_migrated_is_refused_before_the_backup(call: Run, existing: Database, case: str) -> None:
     statements, words = UNFIT[case]
     existing.execute(statements)

@@ -48,7 +48,7 @@ def test_no_color_is_honoured(existing: Database, tmp_path: Path) -> None:
 
 
 def test_elsewhere_there_are_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
-    with display.journal() as log:
+    with display.reporter() as log:
         log("backing up")
     assert capfd.readouterr().err == "   0.0 s  backing up\n"
 
@@ -57,7 +57,7 @@ def test_elsewhere_there_are_plain_lines(capfd: pytest.CaptureFixture[str]) -> N
 def test_plain_progress_is_reported_only_now_and_then(
     capfd: pytest.CaptureFixture[str], every: float, lines: list[str]
 ) -> None:
-    with display.journal(every) as log:
+    with display.reporter(every) as log:
         log("building")
         log.progress("scanning", 0.25)
     assert capfd.readouterr().err.splitlines() == ["   0.0 s  building", *lines]

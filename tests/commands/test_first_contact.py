@@ -59,8 +59,8 @@ def test_version_never_fails(run: Run, words: list[str]) -> None:
 
 
 def test_version_waits_for_no_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvigil.commands.common.version._looked_up", lambda _: time.sleep(60) or "")
-    monkeypatch.setattr("pgvigil.commands.common.version._WITHIN", 0.05)
+    monkeypatch.setattr("pgvigil.commands.common.version.ask", lambda _: time.sleep(60) or "")
+    monkeypatch.setattr("pgvigil.commands.common.version.WITHIN", 0.05)
     assert "no answer" in lines(["--database-url", "postgresql://u@127.0.0.1:1/x"])[-1]
 
 

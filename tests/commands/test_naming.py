@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import threading
 from pathlib import Path
 
@@ -237,19 +238,37 @@ def test_a_file_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["file", "directory"])
 def test_what_belongs_to_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     path = write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n")
-    check, theirs = dot_env._require_own, path if what == "file" else tmp_path
+    check, theirs = dot_env.require_own, path if what == "file" else tmp_path
 
     def as_if(named: Path, found: os.stat_result) -> None:
         check(named, os.stat_result((*found[:4], 4242, *found[5:10])) if named == theirs else found)
 
-    monkeypatch.setattr(dot_env, "_require_own", as_if)
+    monkeypatch.setattr(dot_env, "require_own", as_if)
     refused(tmp_path, f"{theirs} belongs to another user (uid 4242)")
 
 
 def test_a_file_of_a_group_of_others_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n").chmod(0o660)
-    monkeypatch.setattr(dot_env, "_is_private", lambda _: False)
+    monkeypatch.setattr(dot_env, "is_private", lambda _: False)
     refused(tmp_path, "can be written to by its group")
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_file_that_a_list_gives_to_others_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(
+        dot_env, "is_private", lambda _: True
+    )  # the mode alone is that of a user with a group of its own
+    file = write(tmp_path, "DATABASE_URL=postgresql://u@h/d\n")
+    other, everybody = 65534, 0xFFFFFFFF
+    rights = [(0x01, 7, everybody), (0x02, 7, other), (0x04, 0, everybody), (0x10, 7, everybody), (0x20, 0, everybody)]
+    listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in rights)
+    try:
+        os.setxattr(file if what == "file" else tmp_path, "system.posix_acl_access", listed)
+    except (OSError, AttributeError):
+        pytest.skip("this file system has no access control lists")
+    refused(tmp_path, "has an access control list by which others may write to it")
 
 
 # --- one source, and its own credentials -----------------------------------------------------------------------------

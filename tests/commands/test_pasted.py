@@ -58,7 +58,7 @@ def test_a_printed_command_is_visible_and_means_the_same_database(name: str, tmp
     target = parse_url(url, "--database-url")
     command = project.command("validate", schema=name, option=target.option)
 
-    assert visible(command) == command.replace("##[", r"#\x23[")
+    assert visible(command) == command.replace("##[", r"#\u0023[")
     assert "\n" not in command
     assert "s3cret" not in command
     words = words_of(visible(command), tmp_path)
@@ -96,6 +96,7 @@ def oddly_named(request: pytest.FixtureRequest, existing: Database) -> Iterator[
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
+@pytest.mark.slow(first=1)
 def test_every_command_printed_for_an_oddly_named_database_can_be_pasted(
     run: Run, oddly_named: Database, tmp_path: Path
 ) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
+import yaml
 
 from conftest import Database, Run
 from pgvigil import cli, display
 from pgvigil.errors import UsageError
-from pgvigil.text import Guarded, block, guarded, one_line, page, print_script, trusted, visible
+from pgvigil.text import Guarded, block, guarded, indented, one_line, page, print_script, trusted, visible
+from pgvigil.validate import dump_spec
+from pgvigil.visible_sql import print_sql, visible_sql
 
 pytestmark = pytest.mark.client_side
 
@@ -85,13 +90,64 @@ def test_errors_and_hints_are_indented(capsys: pytest.CaptureFixture[str], monke
     ]
 
 
+SCRIPTS = [
+    """SELECT 1 AS "a\u200bb", 'x\u200by', 'it''s \\ \u200b'""",
+    "SELECT E'a\\\\\u200bb\\\u200bc\\n\\'\u200b'",
+    "SELECT $q$a'b\\c\u200b\n::error file=x::y\n$q$",
+    "SELECT U&'d\\0061\u200b', U&'d!0061\u200b\\' UESCAPE '!', N'n\u200b'",
+    """SELECT 1 AS Ab\u200bC, 2 AS "##[group]x", '##vso[a'""",
+    "SELECT 'a'\r\n 'b\u200b' -- c\u200b\r\n, 2 /* \u200b /* x */ */",
+    "SELECT 'a\n::set-output name=x::y', 1::text",
+    "SELECT t.a\u200b FROM (SELECT 1 AS a\u200b) t",
+    """SELECT 1 AS "a\x1b[31m\u202e""\\b", '\U000e0041\x7f\r\n'""",
+    "DO $$ BEGIN PERFORM set_config('a.b', '\u200bit''s', false); END $$; SELECT current_setting('a.b')",
+]
+
+
+@pytest.mark.parametrize("scs", ["on", "off"])
+def test_a_printed_script_is_visible_and_means_the_same(database: Database, scs: str) -> None:
+    def answer(conn: psycopg.Connection, script: str) -> object:
+        cursor = conn.execute(script.encode())
+        while cursor.nextset():
+            pass
+        return [column.name for column in cursor.description or ()], cursor.fetchall()
+
+    with database.connect() as given, database.connect(options=f"-c standard_conforming_strings={scs}") as pasted:
+        for script in SCRIPTS:
+            shown = visible_sql(script)
+            assert not SEEN.search(shown), shown
+            if scs == "on" or "U&'" not in script:
+                assert answer(pasted, shown) == answer(given, script), shown
+
+
+def test_a_printed_spec_says_what_it_says_in_a_file(database: Database) -> None:
+    with database.connect() as conn:
+        conn.execute(
+            """CREATE SCHEMA x; CREATE TABLE x."a\u200b ##[b" ("c\u202e" text DEFAULT E'\u200b\\x1b\n::error::')"""
+        )
+        stream = io.StringIO()
+        print_script(dump_spec(conn, ["x"]), Guarded(stream))  # type: ignore[arg-type]
+        assert not SEEN.search(stream.getvalue())
+        assert yaml.safe_load(stream.getvalue()) == json.loads(dump_spec(conn, ["x"], json=True))
+
+
+def test_a_name_in_a_hint_is_one_that_sql_reads_and_stays_on_its_line() -> None:
+    assert indented('DROP TABLE "a\u200b\\", "b\nc"; "d"') == r'DROP TABLE U&"a\200b\\", U&"b\000ac"; "d"'
+
+
+def test_what_is_printed_for_programs_is_still_json() -> None:
+    stream = io.StringIO()
+    Guarded(stream).write(json.dumps({"##[group]": "a\x7f\u200b ##vso[x"}))  # type: ignore[arg-type]
+    assert json.loads(stream.getvalue()) == {"##[group]": "a\x7f\u200b ##vso[x"}
+
+
 def test_casts_in_a_script_stay_as_they_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    script = "SELECT x\n    ::text\n    ::jsonb::text\x1b;\n"
+    script = "SELECT x\n    ::text\n    ::jsonb::text '\x1b';\n"
     with guarded():
-        print_script(script, sys.stdout, end="")
-    assert capsys.readouterr().out == script.replace("\x1b", r"\x1b")
+        print_sql(script, sys.stdout, end="")
+    assert capsys.readouterr().out == script.replace("'\x1b'", r"E'\x1b'")
     with (tmp_path / "file").open("w+") as file:
-        print_script(script, file, end="")
+        print_sql(script, file, end="")
         file.seek(0)
         assert file.read() == script
 
@@ -106,7 +162,7 @@ def test_a_defect_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_progress_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
-    with guarded(), display.journal() as log:
+    with guarded(), display.reporter() as log:
         log(HOSTILE)
     said = capsys.readouterr().err
     assert not SEEN.search(said)

@@ -2692,9 +2692,7 @@ CREATE INDEX of_2020 ON events_2020 (note);
 
 --- index of a partitioned table made anew, its partitions' under other names and without a parameter
 ---   on any schema
----   missing index events_2020.of_2020
----   missing index events_2021.of_2021
----   different index events_2021.of_2021
+---   different index events.events_both
 DROP INDEX events_both;
 CREATE INDEX events_both ON events (note);
 
@@ -2763,3 +2761,23 @@ ALTER DOMAIN sure RENAME CONSTRAINT positive TO above_zero;
 ---   on any schema
 ---   missing operator <=!>(integer, bigint)
 DROP OPERATOR <=!> (integer, bigint);
+
+--- partition half detached
+---   on any schema
+---   different table events_2020
+UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'events_2020'::regclass;
+
+--- key of a partitioned table made anew, its partitions' under other names
+---   on any schema
+---   different constraint events.events_pkey
+ALTER TABLE events_2020 RENAME CONSTRAINT events_2020_pkey TO another_2020;
+ALTER TABLE events_2021 RENAME CONSTRAINT events_2021_pkey TO another_2021;
+
+--- right that was passed on
+---   on any schema
+---   unexpected grant on table visits to pg_monitor
+---   unexpected grant on table visits to a_stranger
+GRANT SELECT ON visits TO pg_monitor WITH GRANT OPTION;
+SET LOCAL ROLE pg_monitor;
+GRANT SELECT ON visits TO a_stranger;
+RESET ROLE;

@@ -76,6 +76,8 @@ CREATE INDEX "desc" ON "user" ("end", "group") WITH (deduplicate_items = on) WHE
 CREATE VIEW "table" AS SELECT "order", "end" AS "select" FROM "user";
 CREATE DOMAIN commented AS text CONSTRAINT short CHECK (length(VALUE) < 9);
 COMMENT ON CONSTRAINT short ON DOMAIN commented IS 'not long';
+CREATE DOMAIN listed AS varchar(5) CONSTRAINT in_list CHECK (VALUE IN ('a', 'b'));  -- which a restore spells differently
+COMMENT ON CONSTRAINT in_list ON DOMAIN listed IS 'one of these';
 ALTER DOMAIN commented ADD CONSTRAINT later CHECK (VALUE <> 'x') NOT VALID;
 CREATE TYPE pair AS (one int, two text);
 COMMENT ON COLUMN pair.one IS 'the first';

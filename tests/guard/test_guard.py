@@ -470,6 +470,7 @@ def test_no_password_is_printed_or_in_arguments(call: Run, database: Database) -
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow(first=1)
 def test_a_guard_that_is_killed_takes_the_command_with_it(
     orders: Database, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -578,6 +579,7 @@ def test_a_command_that_fails_in_the_rehearsal_does_not_run(rehearse: Run, order
 
 
 @pytest.mark.parametrize("road", ["url", "tcp_url"])
+@pytest.mark.slow(first=1)
 def test_a_command_with_an_address_of_its_own_rehearses_on_the_copy(
     rehearse: Run, orders: Database, monkeypatch: pytest.MonkeyPatch, road: str
 ) -> None:
@@ -617,6 +619,7 @@ def test_a_command_that_goes_to_another_server_is_refused(
 @pytest.mark.client_side
 @pytest.mark.parametrize("pooler", ["session"], indirect=True)
 @pytest.mark.parametrize("way", ["child", "thread", "non-blocking", "daemon"])
+@pytest.mark.slow(first=1)
 def test_no_process_of_a_rehearsal_reaches_another_server(
     call: Run, orders: Database, pooler: Pooler, tmp_path: Path, way: str
 ) -> None:

@@ -43,6 +43,7 @@ def has_column(database: Database) -> bool:
     )
 
 
+@pytest.mark.slow(first=1)
 def test_its_wait_behind_a_reader_is_bounded_and_it_comes_through_at_last(
     guard: Run, orders: Database, tool: Migrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_its_wait_behind_a_reader_is_bounded_and_it_comes_through_at_last(
     assert tool.applied in status.stdout
 
 
+@pytest.mark.slow(first=1)
 def test_with_an_address_of_its_own_it_rehearses_on_the_copy_alone(
     guard: Run, orders: Database, tool: Migrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from conftest import Database, Run, servers
 from helpers.lint_statements import BASE, STATEMENTS, Case
+from pgvigil import registry
 from pgvigil.database import parse_url
 from pgvigil.lint import formats, rules, scratch, sources
 from pgvigil.lint.measure import Bench, Measured
 from pgvigil.lint.run import lint
-from pgvigil.validate import FORMATS
 
 pytestmark = pytest.mark.client_side
 
@@ -357,14 +357,10 @@ def test_what_is_checked_has_no_rights_of_a_superuser(address: str) -> None:
 # ── Reports ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_format_of_a_report_is_one_of_lint_too() -> None:
-    assert set(FORMATS) == {"text", *formats.RENDERERS}
-
-
 def test_every_format_tells_the_findings_with_their_places(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(directory.parent)
     report = lint([Path("migrations")])
-    reports = {name: formats.render(report, name) for name in FORMATS}
+    reports = {name: formats.render(report, name) for name in registry.modules("lint.formats")}
     assert "migrations/10_not_null.sql:2: reads all of orders under ACCESS EXCLUSIVE" in reports["text"]
     assert "::error file=migrations/10_not_null.sql,line=2,title=full-read::" in reports["github"]
     suite = ET.fromstring(reports["junit"])  # noqa: S314 - our own

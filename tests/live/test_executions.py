@@ -312,7 +312,7 @@ FRAGMENTS = [
 def test_quick_look_at_a_text_overlooks_no_secret(text: str) -> None:
     shown = redact.hide_secrets(text), redact.hide_secrets_of_query(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redact, "_is_harmless", lambda _: False)
+        patch.setattr(redact, "is_harmless", lambda _: False)
         assert (redact.hide_secrets(text), redact.hide_secrets_of_query(text)) == shown
 
 
@@ -493,6 +493,7 @@ def test_enforce_retention_deletes_what_is_past_its_time(world: World) -> None:
     assert world.rows("query") == [("6",)]
 
 
+@pytest.mark.slow
 def test_table_of_an_earlier_system_is_kept_aside_and_put_back(existing: Database, call: Run) -> None:
     existing.execute(
         "CREATE TABLE query_executions (id serial PRIMARY KEY, query text); INSERT INTO query_executions (query) VALUES ('old');"

@@ -202,6 +202,7 @@ def test_it_leaves_no_setting_on_its_connection(fresh: Database, make: Make) -> 
 
 @pytest.mark.client_side
 @pytest.mark.parametrize("schema", ['a"b%s', "a:b", "sessions", "{0}", "%(x)s", "Übung 1"])
+@pytest.mark.slow(first=2)
 def test_any_name_of_the_schema_will_do(database: Database, make: Make, schema: str) -> None:
     with database.connect() as connection:
         connection.execute("CREATE SCHEMA " + psycopg.sql.Identifier(schema).as_string(connection))

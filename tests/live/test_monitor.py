@@ -745,7 +745,7 @@ def test_requests_of_two_threads_are_not_mixed(monitor: SessionPerformanceMonito
 
 
 def test_requests_that_nobody_ends_are_forgotten(monitor: SessionPerformanceMonitor, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pgvigil.live.monitor_requests._OPEN_REQUESTS", 5)
+    monkeypatch.setattr("pgvigil.live.monitor_requests.OPEN_REQUESTS", 5)
     ids = [monitor.start_request_monitoring() for _ in range(20)]
     assert len(monitor._counts.requests) == 5
     assert monitor.end_request_monitoring(ids[0]) is None

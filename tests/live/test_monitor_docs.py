@@ -70,7 +70,7 @@ class Order(Base):
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionPerformanceMonitor]:
     made = SessionPerformanceMonitor()
-    monkeypatch.setattr(monitor_module, "_global", made)
+    monkeypatch.setattr(monitor_module, "of_this_process", made)
     yield made
     made.close()
 
@@ -233,6 +233,6 @@ def test_the_example_application_shows_its_three_faults() -> None:
         "/pool      503",
         "1 leaked",
         "1 recoveries, 0 failed",
-        "1 timeouts",
+        "1 timeout",
     ):
         assert shown in done.stdout

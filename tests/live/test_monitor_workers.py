@@ -45,7 +45,7 @@ def application() -> str:
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The monitor of this process is the test's own."""
     made = SessionPerformanceMonitor()
-    monkeypatch.setattr(monitor_module, "_global", made)
+    monkeypatch.setattr(monitor_module, "of_this_process", made)
     yield
     made.close()
 

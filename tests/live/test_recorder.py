@@ -139,6 +139,7 @@ def test_rows_that_waited_in_the_spill_are_counted_by_the_rollup(
     assert fresh.execute(query) == [(10,)]
 
 
+@pytest.mark.slow
 def test_tables_are_found_in_whatever_schema_they_are(database: Database, make: Make) -> None:
     database.execute('CREATE SCHEMA "my app"')
     assert cli.main(["setup", "--schema", "my app", "--database-url", database.url]) == 0
@@ -316,6 +317,7 @@ def test_bad_row_is_set_aside_and_the_others_are_written(fresh: Database, make: 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_huge_bad_row_does_not_break_the_bound_of_the_quarantine(fresh: Database, make: Make, spill: Path) -> None:
     refuse(fresh, "bad")
     recorder = make(fresh.url)
@@ -333,7 +335,7 @@ def test_huge_bad_row_does_not_break_the_bound_of_the_quarantine(fresh: Database
 def test_full_quarantine_takes_nothing_more(
     fresh: Database, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgvigil.live.dispatcher._QUARANTINE_BYTES", 1000)
+    monkeypatch.setattr("pgvigil.live.dispatcher.QUARANTINE_BYTES", 1000)
     refuse(fresh, "bad")
     recorder = make(fresh.url)
     for n in range(20):
@@ -891,7 +893,7 @@ def test_close_brings_the_spill_into_the_database(mortal: Mortal, make: Make) ->
 def test_close_tries_a_server_that_is_back_whatever_the_pause_was(
     mortal: Mortal, make: Make, spill: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgvigil.live.dispatcher._LONGEST_PAUSE", 3600)
+    monkeypatch.setattr("pgvigil.live.dispatcher.LONGEST_PAUSE", 3600)
     recorder = make(mortal.url, spill_after=0)
     mortal.end(signal.SIGINT)
     record_all(recorder, names(100))

@@ -81,12 +81,14 @@ def counts(database: Database) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("via_root", [True, False], ids=["via the root", "by partition"])
+@pytest.mark.slow(first=1)
 def test_all_tables_come_to_a_subscriber(source: Database, subscriber: Database, via_root: bool) -> None:
     with replication.subscription(source, subscriber, via_root=via_root):
         assert counts(subscriber) == counts(source)
 
 
 @pytest.mark.parametrize("via_root", [True, False], ids=["via the root", "by partition"])
+@pytest.mark.slow(first=1)
 def test_what_is_changed_and_deleted_comes_too(source: Database, subscriber: Database, via_root: bool) -> None:
     with replication.subscription(source, subscriber, via_root=via_root) as name:
         assert cli.main(["maintain", "run", "counters", "--database-url", source.url]) == 0
@@ -253,6 +255,7 @@ def test_health_of_a_standby_is_told(call: Run, follower: Database) -> None:
 
 
 @pytest.mark.parametrize("words", WRITES, ids=" ".join)
+@pytest.mark.slow(first=3)
 def test_what_writes_says_on_a_standby_that_it_cannot(
     call: Run, follower: Database, backups: Path, words: list[str]
 ) -> None:

@@ -121,6 +121,7 @@ def test_status_and_health_say_what_waits(call: Run, migrated: Database) -> None
     assert found["checks"]["jobs_without_consent"]["detail"] == "archive, executions, expiry, orphans, retention"
 
 
+@pytest.mark.slow
 def test_migrate_ends_with_the_commands_that_show_and_accept(call: Run, existing: Database) -> None:
     done = call("scripts/run-migration.sh", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 0, done.stderr
@@ -137,6 +138,7 @@ def test_setup_of_a_migrated_install_names_them_too(call: Run, migrated: Databas
     assert "\n  pgvigil maintain preview --database-url " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_new_install_needs_no_consent_and_no_backup(call: Run, database: Database) -> None:
     done = call("scripts/setup-enhanced-db.sh", "--database-url", database.url)
     assert "maintain preview" not in done.stdout
@@ -464,6 +466,7 @@ def test_create_verify_the_job_and_record_leave_a_proof(call: Run, fresh: Databa
     assert call("pgvigil", "backup", "record", "--external", " ", "--database-url", fresh.url).returncode == 2
 
 
+@pytest.mark.slow
 def test_the_backup_that_migrate_and_revert_begin_with_leaves_a_proof(
     call: Run, existing: Database, tmp_path: Path
 ) -> None:

@@ -58,6 +58,28 @@ def ago(database: Database, interval: str) -> Any:
     return database.execute("SELECT now() - %s::interval", (interval,))[0][0]
 
 
+# As pg_cron, and any other caller of run_job, may find them set for the role or the database. In this spelling of times,
+# IST is read as the time of Israel.
+HOSTILE = {
+    "DateStyle": "SQL, DMY",
+    "TimeZone": "Asia/Kolkata",
+    "IntervalStyle": "sql_standard",
+    "extra_float_digits": "-15",
+    "bytea_output": "escape",
+    "quote_all_identifiers": "on",
+    "standard_conforming_strings": "off",
+    "array_nulls": "off",
+    "default_transaction_isolation": "serializable",
+}
+
+
+@contextmanager
+def hostile(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    words = (f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in HOSTILE.items())
+    with database.connect(options=" ".join(words)) as conn:
+        yield conn
+
+
 def keys(database: Database, condition: str = "true") -> str:
     return str(
         database.execute(
@@ -138,6 +160,58 @@ def in_background(database: Database, job: str, go: threading.Event | None = Non
 
 
 # --- what each job does ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["expiry", "archive", "retention"])
+def test_what_is_due_does_not_depend_on_the_settings_of_who_calls(fresh: Database, job: str) -> None:
+    put_session(fresh, "soon", expires_at=ago(fresh, "-3 hours"))
+    put_session(fresh, "over", expires_at=ago(fresh, "3 minutes"))
+    put_session(fresh, "ended soon", idle="1 hour", status="completed")
+    put_session(fresh, "ended", idle="3 hours", status="completed")
+    put_session(fresh, "kept", archived_at=ago(fresh, "29 days 22 hours"))
+    put_session(fresh, "gone", archived_at=ago(fresh, "30 days 2 hours"))
+    with hostile(fresh) as conn:
+        conn.execute(f"CALL pgvigil.run_job('{job}')")
+    done = {"expiry": "status = 'expired'", "archive": "archived_at > now() - interval '1 day'", "retention": "true"}[
+        job
+    ]
+    left = {"expiry": "over", "archive": "ended", "retention": "ended ended soon kept over soon"}[job]
+    assert keys(fresh, done) == left
+
+
+def test_a_job_does_not_depend_on_the_isolation_of_who_calls(fresh: Database) -> None:
+    fresh.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES ('x', 5, true)")
+    with hostile(fresh) as conn:
+        for job in ("rollup", "totals", "analyze"):
+            conn.execute(f"CALL pgvigil.run_job('{job}')")
+    assert fresh.execute("SELECT DISTINCT error, array_to_string(objects, '') LIKE '%\"%' FROM pgvigil.job_runs") == [
+        (None, False)
+    ]
+
+
+def test_a_deleted_session_is_kept_as_it_was_whoever_deletes_it(fresh: Database) -> None:
+    fresh.execute(
+        "ALTER TABLE sessions ADD weight float8 DEFAULT 0.1::float8 + 0.2::float8, ADD span interval DEFAULT '-1 day +02:03',"
+        " ADD raw bytea DEFAULT '\\x005c', ADD period daterange DEFAULT '[2026-02-03,2026-04-05)'"
+    )
+    for key in ("plain", "hostile", "truncated"):
+        put_session(fresh, key)
+    fresh.execute("DELETE FROM sessions WHERE session_key = 'plain'")
+    with hostile(fresh) as conn:
+        conn.execute("DELETE FROM sessions WHERE session_key = 'hostile'")
+        conn.execute("TRUNCATE sessions CASCADE")
+    assert len(fresh.execute(
+        "SELECT DISTINCT last_row -> 'weight', last_row -> 'span', last_row -> 'raw', last_row -> 'period' FROM pgvigil.deleted_sessions"
+    )) == 1  # fmt: skip
+
+
+def test_a_float_is_recorded_with_all_its_digits_whoever_records_it(fresh: Database) -> None:
+    with hostile(fresh) as conn:
+        conn.execute("SELECT pgvigil.record_metric('m', 0.1::float8 + 0.2::float8)")
+    assert (
+        str(fresh.execute("SELECT metric_value FROM system_metrics WHERE metric_name = 'm'")[0][0])
+        == "0.30000000000000004"
+    )
 
 
 def test_sessions_expire_when_their_time_has_come(fresh: Database) -> None:
@@ -839,6 +913,7 @@ def test_a_runner_killed_with_kill_9_leaves_no_job_running_and_the_next_one_goes
 # --- a plain table becomes a partitioned one -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_table_is_converted_while_its_writers_write_and_no_row_is_lost(call: Run, broken: Database) -> None:
     stop = threading.Event()
     written: list[str] = []

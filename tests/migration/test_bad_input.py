@@ -203,6 +203,7 @@ def test_an_edited_migration_is_4(run: Run, project_copy: Path, migrated: Databa
     assert catalog(migrated) == before
 
 
+@pytest.mark.slow
 def test_a_migration_with_other_comments_only_is_told_and_accepted(
     run: Run, project_copy: Path, migrated: Database
 ) -> None:
@@ -267,6 +268,7 @@ VERSION = '[ "$1" = --version ] && { echo "pg_dump (PostgreSQL) 99.1"; exit 0; }
         (VERSION + "kill -9 $$", "exit 0", "the program ended with status -9"),
     ],
 )
+@pytest.mark.slow(first=2)
 def test_no_proved_backup_is_5_and_nothing_is_changed(
     run: Run, existing: Database, tmp_path: Path, dump: str | None, restore: str | None, words: str
 ) -> None:
@@ -479,6 +481,7 @@ def dotenv(existing: Database, text: str, directory: Path) -> None:
         'DATABASE_URL="host={host} port={port} user=postgres dbname={name} password={password} application_name=\'it is \\"odd\\" # really\'"\n',
     ],
 )
+@pytest.mark.slow(first=1)
 def test_dot_env_names_the_database_with_spaces_quotes_and_hashes(
     run: Run, migrated: Database, tmp_path: Path, text: str
 ) -> None:
@@ -496,6 +499,7 @@ def test_dot_env_of_the_project_is_found_from_another_directory(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_environment_goes_before_dot_env(run: Run, migrated: Database, tmp_path: Path) -> None:
     dotenv(migrated, "DATABASE_URL=postgresql://nobody@localhost:1/none\n", tmp_path)
     assert run(MIGRATE, cwd=tmp_path, env={"DATABASE_URL": migrated.url}).returncode == 0

@@ -91,6 +91,7 @@ def test_a_value_stored_while_its_list_is_being_closed_leaves_it_open(migrated: 
     assert ("on hold", 1) in migrated.execute("SELECT value, rows_found FROM pgvigil.tolerated_values")
 
 
+@pytest.mark.slow
 def test_a_check_of_the_application_s_own_under_a_name_of_ours_stays_as_it_is(
     call: Run, existing: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_check_of_the_application_s_own_under_a_name_of_ours_stays_as_it_is(
     assert existing.execute(checks) == before
 
 
+@pytest.mark.slow
 def test_a_revert_takes_lists_that_were_closed_out_again(call: Run, existing: Database) -> None:
     existing.execute("UPDATE sessions SET status = 'active' WHERE status IN ('in-progress', 'Archived')")
     before = catalog(existing)
@@ -125,6 +127,7 @@ def test_a_new_install_has_its_lists_closed_and_validated(fresh: Database) -> No
     assert fresh.execute("SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_new_install_that_was_reverted_and_holds_other_values_is_told_which(call: Run, fresh: Database) -> None:
     assert call("pgvigil", "revert", "--to", "000", "--database-url", fresh.url).returncode == 0
     fresh.execute("INSERT INTO sessions (session_key, agent_from, status) VALUES ('odd', 'a', 'on hold')")
@@ -164,6 +167,7 @@ def test_a_revert_leaves_the_original_catalog_and_migrating_again_works(call: Ru
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_the_undo_command_of_the_report_undoes_the_run(call: Run, existing: Database) -> None:
     before = catalog(existing)
     report = migrate(call, existing).stdout
@@ -175,6 +179,7 @@ def test_the_undo_command_of_the_report_undoes_the_run(call: Run, existing: Data
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_each_step_back_can_be_taken_alone(call: Run, migrated: Database) -> None:
     for revision in ("014", "005", "003", "000", "base"):
         done = call("pgvigil", "revert", "--to", revision, "--database-url", migrated.url)
@@ -242,6 +247,7 @@ def test_the_ledger_tells_who_when_how_long_and_from_which_bytes(migrated: Datab
 
 
 @pytest.mark.oldest_and_newest
+@pytest.mark.slow
 def test_another_schema_than_public_can_be_watched(call: Run, existing: Database) -> None:
     existing.execute('ALTER SCHEMA public RENAME TO "My App"')
     done = migrate(call, existing, "--schema", "My App")
@@ -319,6 +325,7 @@ def test_adopting_goes_on_where_it_was_interrupted(adopted: Database) -> None:
 
 
 @pytest.mark.oldest_and_newest
+@pytest.mark.slow
 def test_a_revert_gives_the_leftovers_back_and_migrating_again_adopts_them_again(
     call: Run, broken: Database, adopted: Database
 ) -> None:

@@ -464,6 +464,7 @@ def test_a_database_that_the_enhanced_original_completed_migrates(call: Run, dat
     adopted(call, database)
 
 
+@pytest.mark.slow
 def test_a_database_that_the_enhanced_original_left_half_done_migrates(call: Run, database: Database) -> None:
     database.execute(EXISTING_INSTALL.read_text())
     database.execute(COLUMNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_what_a_table_has_already_is_not_said_to_come(call: Run, existing: Datab
     existing.execute("ALTER TABLE sessions ADD COLUMN last_activity_at timestamptz")
     [line] = [line for line in shown(call, existing).splitlines() if "sessions (about" in line]
     assert "last_activity_at" not in line
+
+
+def test_what_the_application_names_otherwise_is_not_said_to_come(call: Run, existing: Database) -> None:
+    """Nor the lists of values, which stay open on an existing install."""
+    existing.execute("ALTER TABLE sessions RENAME CONSTRAINT sessions_pkey TO its_own")
+    existing.execute("ALTER INDEX idx_handoff_requests_status RENAME TO of_its_own")
+    said = shown(call, existing)
+    assert "constraint" not in said.partition("your tables")[2].partition("values")[0]
+    assert re.search(r"handoff_requests \(.*\) gets 2 triggers\n", said)
 
 
 def test_a_value_outside_its_list_is_named_with_its_rows(call: Run, existing: Database) -> None:

@@ -72,6 +72,7 @@ def test_a_long_transaction_in_the_way_is_4_and_described(
 
 @pytest.mark.client_side
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_blockers_can_be_waited_for(existing: Database, tmp_path: Path) -> None:
     reader = existing.connect(autocommit=False)
     reader.execute("SELECT count(*) FROM sessions")
@@ -182,6 +183,7 @@ def test_json_tells_who_was_in_the_way_when_a_run_gives_up(
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_search_path_that_a_file_empties_is_set_again_for_the_next(
     run: Run, project_copy: Path, existing: Database
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_rehearsal_tells_the_locks_and_leaves_no_copy(
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brought_it(
     existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +228,7 @@ def test_each_lock_of_a_rehearsal_names_the_statement_of_a_migration_that_brough
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_lock_on_a_partitioned_table_of_the_application_is_seen(
     project_copy: Path, run: Run, migrated: Database
 ) -> None:
@@ -250,6 +254,7 @@ def test_a_lock_held_too_long_in_the_rehearsal_refuses_the_real_run(run: Run, ex
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_rewritten_table_is_told(project_copy: Path, run: Run, migrated: Database) -> None:
     migrations = project_copy / "scripts/migrations"
     add_migration(
@@ -311,16 +316,18 @@ def test_a_run_killed_while_it_settles_rows_keeps_those_it_settled_and_leaves_no
     settled = "SELECT count(last_activity_at) FROM sessions"
     first = run(MIGRATE, "--database-url", existing.url, "--to", "013")
     assert first.returncode == 0, first.stderr
-    existing.execute("SELECT pgvigil.settle_last_activity_step('{}')")  # the only step that waits for readers: a CHECK
+    existing.execute(
+        "SELECT pgvigil.backfill_last_activity_step('{}')"
+    )  # the only step that waits for readers: a CHECK
     with existing.connect(autocommit=False) as writer:
         # Its row is left out of the batches, so the work cannot come to its end.
         writer.execute("SELECT FROM sessions ORDER BY ctid DESC LIMIT 1 FOR UPDATE")
         migration = start(existing, tmp_path)
-        wait_until(doing(existing, "settle_last_activity"), 120)
+        wait_until(doing(existing, "backfill_last_activity"), 120)
         wait_until(lambda: existing.execute(settled)[0][0] > 2000, 120)
         migration.kill()
         migration.communicate()
-        wait_until(lambda: not doing(existing, "settle_last_activity")(), 10)
+        wait_until(lambda: not doing(existing, "backfill_last_activity")(), 10)
         [(kept,)] = existing.execute(settled)
         off = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'sessions'::regclass AND NOT tgisinternal AND tgenabled = 'D'"
         assert (2000 < kept < EXISTING_SESSIONS, existing.execute(off)) == (True, [])
@@ -339,6 +346,7 @@ RUN_LOCK = """SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.datab
 
 @pytest.mark.client_side
 @pytest.mark.parametrize("number", range(int(os.environ.get("PGVIGIL_ROUNDS", "3"))))
+@pytest.mark.slow(first=1)
 def test_of_five_runners_the_holder_is_murdered_and_the_others_finish(
     existing: Database, tmp_path: Path, number: int
 ) -> None:
@@ -364,6 +372,7 @@ def test_of_five_runners_the_holder_is_murdered_and_the_others_finish(
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_index_builds_wait_for_an_old_snapshot_and_name_it(existing: Database, tmp_path: Path) -> None:
     with existing.connect(autocommit=False, application_name="old snapshot") as snapshot:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -434,11 +443,12 @@ def test_a_valid_index_or_one_of_the_application_keeps_its_strange_name(call: Ru
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Database, tmp_path: Path) -> None:
     """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
     build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
     assert cli.main(["migrate", "--backup", "none", "--to", "013", "--database-url", existing.url]) == 0
-    existing.execute("CALL pgvigil.settle_last_activity()")  # which comes before the builds
+    existing.execute("CALL pgvigil.backfill_last_activity()")  # which comes before the builds
     with existing.connect(autocommit=False) as snapshot, existing.connect(application_name="orphan") as orphan:
         snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         snapshot.execute("SELECT count(*) FROM app_users")
@@ -462,6 +472,7 @@ def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Data
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_a_build_that_waits_too_long_is_given_up_named_and_leaves_no_carcass(
     existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,6 +488,7 @@ def test_a_build_that_waits_too_long_is_given_up_named_and_leaves_no_carcass(
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
     existing: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -491,6 +503,7 @@ def test_json_tells_of_each_statement_its_locks_and_how_long_they_were_held(
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_json_tells_which_statement_waited_how_often_and_for_whom(existing: Database, tmp_path: Path) -> None:
     with existing.connect(autocommit=False) as reader:
         pid = reader.info.backend_pid
@@ -504,6 +517,7 @@ def test_json_tells_which_statement_waited_how_often_and_for_whom(existing: Data
 
 
 @pytest.mark.client_side
+@pytest.mark.slow
 def test_an_index_build_reports_how_far_it_is(existing: Database, tmp_path: Path) -> None:
     shown: list[str] = []
     options = runner.Options(None, tmp_path, lock_wait=1, lock_budget=60, backup_kind="none", build_wait=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgvigil import project
+from pgvigil.migration import files
 from pgvigil.migration.sql_lexer import Statement, statements
 
 pytestmark = pytest.mark.client_side
@@ -57,6 +58,11 @@ def test_no_line_ends_in_blanks_or_holds_a_tab() -> None:
     assert [place for place, line in lines() if line != line.rstrip() or "\t" in line] == []
 
 
+def test_no_literal_holds_a_backslash() -> None:
+    """A function is read in the session that calls it: with standard_conforming_strings = off, a backslash means something else."""
+    assert [place for place, line in lines() if "\\" in line.partition("--")[0]] == []
+
+
 def test_each_attribute_of_a_function_has_a_line_of_its_own() -> None:
     assert [place for place, line in lines() if _SEVERAL.match(line)] == []
 
@@ -77,3 +83,18 @@ def test_each_comment_says_more_than_the_name(path: Path) -> None:
 )
 def test_a_comment_that_repeats_the_name_is_found(sql: str, vacuous: bool) -> None:
     assert is_vacuous(statements(sql)[0]) is vacuous
+
+
+def test_no_function_or_type_is_made_or_changed_while_the_tables_of_the_application_are_locked() -> None:
+    """The verdict reads them before: pgvigil.validate.catalog.snapshot.read_early."""
+    locked = [
+        statement
+        for migration in files.load(project.MIGRATIONS)
+        if migration.revision >= "011" and migration.transactional and migration.revision < "014"
+        for statement in migration.statements
+    ]
+    first = next(place for place, statement in enumerate(locked) if statement.starts_with("LOCK"))
+    changed = re.compile(
+        r"\b(CREATE|ALTER|DROP)\s+(OR\s+REPLACE\s+)?(FUNCTION|PROCEDURE|ROUTINE|AGGREGATE|TYPE|DOMAIN)\b", re.IGNORECASE
+    )
+    assert [statement.text for statement in locked[first:] if changed.search(statement.text)] == []

@@ -201,13 +201,13 @@ def test_a_drop_of_what_was_never_there_fails_again(project: Project) -> None:
 KILLED = """
 import os, signal, sys
 import pgvigil.projects.ledger as ledger
-put, left = ledger.Ledger._put, [int(sys.argv.pop(1))]
+put, left = ledger.Ledger.put, [int(sys.argv.pop(1))]
 def counted(self, *arguments, **options):
     left[0] -= 1
     if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
     put(self, *arguments, **options)
     if left[0] == 0 and sys.argv[0] == "after": os.kill(os.getpid(), signal.SIGKILL)
-ledger.Ledger._put = counted
+ledger.Ledger.put = counted
 from pgvigil.cli import main
 sys.exit(main())
 """

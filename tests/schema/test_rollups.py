@@ -206,6 +206,7 @@ def test_who_may_not_see_when_a_writer_began_waits_for_its_end(fresh: Database) 
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow(first=1)
 def test_concurrent_writers_lose_no_row_to_the_rollup(fresh: Database, seed: int) -> None:
     """Writers commit, roll back and dawdle as chance will have it while the rollup runs; the view is right at every moment."""
     fresh.execute("UPDATE pgvigil.rollup_progress SET next_id = pgvigil.uuid_v7_floor(now())")

@@ -33,7 +33,7 @@ def begin_settling(call: Run, existing: Database) -> None:
     done = call("pgvigil", "migrate", "--to", "013", "--backup", "none", "--database-url", existing.url)
     assert done.returncode == 0, done.stderr
     for _ in range(2):  # the CHECK, then one batch
-        existing.execute("SELECT pgvigil.settle_last_activity_step('{}', 100)")
+        existing.execute("SELECT pgvigil.backfill_last_activity_step('{}', 100)")
 
 
 def test_pages_of_sessions_are_read_from_an_index_without_a_sort(fresh: Database) -> None:
@@ -104,7 +104,7 @@ def test_existing_sessions_were_last_active_when_they_were_last_updated(call: Ru
     before = existing.execute("SELECT id, updated_at FROM sessions ORDER BY id")
     begin_settling(call, existing)
     assert existing.execute("SELECT count(last_activity_at) FROM sessions") == [(100,)]
-    existing.execute("CALL pgvigil.settle_last_activity(1000)")  # a run that was killed is gone on with
+    existing.execute("CALL pgvigil.backfill_last_activity(1000)")  # a run that was killed is gone on with
     ((rows, settled, as_updated),) = existing.execute(STATE)
     assert (settled, as_updated) == (rows, rows)
     assert existing.execute("SELECT id, updated_at FROM sessions ORDER BY id") == before
@@ -119,7 +119,7 @@ def test_settling_leaves_each_trigger_as_it_was_enabled(call: Run, existing: Dat
         "ALTER TABLE sessions DISABLE TRIGGER update_sessions_updated_at, ENABLE ALWAYS TRIGGER guard_legal_hold, ENABLE ALWAYS TRIGGER watch_session"
     )
     before = existing.execute(TRIGGERS)
-    existing.execute("CALL pgvigil.settle_last_activity()")
+    existing.execute("CALL pgvigil.backfill_last_activity()")
     assert existing.execute(TRIGGERS) == before
 
 
@@ -129,10 +129,10 @@ def test_settling_waits_for_a_row_that_somebody_holds_and_lets_others_write(call
         conn.execute("SELECT FROM sessions WHERE last_activity_at IS NULL LIMIT 1 FOR UPDATE")
         state = '{"page": 0}'
         while state != "{}":
-            ((state,),) = existing.execute("SELECT pgvigil.settle_last_activity_step(%s::jsonb)::text", (state,))
+            ((state,),) = existing.execute("SELECT pgvigil.backfill_last_activity_step(%s::jsonb)::text", (state,))
     ((rows, settled, _),) = existing.execute(STATE)
     assert settled == rows - 1
-    existing.execute("CALL pgvigil.settle_last_activity()")
+    existing.execute("CALL pgvigil.backfill_last_activity()")
     ((rows, settled, _),) = existing.execute(STATE)
     assert settled == rows
 

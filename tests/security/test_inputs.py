@@ -20,8 +20,9 @@ from pgvigil.archives.store import Store
 from pgvigil.errors import ArchiveError, UsageError
 from pgvigil.progress import Reporter
 from pgvigil.projects import config
-from pgvigil.text import Guarded, print_script
+from pgvigil.text import Guarded
 from pgvigil.validate import load_declaration
+from pgvigil.visible_sql import print_sql
 from security.conftest import COUNTED, Installation
 
 pytestmark = pytest.mark.client_side
@@ -137,9 +138,9 @@ def test_brackets_in_the_strings_of_a_spec_are_no_depth(tmp_path: Path) -> None:
 
 
 def test_a_script_commands_no_ci_system_and_keeps_its_casts(capsys: pytest.CaptureFixture[str]) -> None:
-    print_script("SELECT x\n  ::text::jsonb, '\n  ::error file=a::b\n::set-output name=a::b'", Guarded(sys.stdout))  # type: ignore[arg-type]
+    print_sql("SELECT x\n  ::text::jsonb, '\n  ::error file=a::b\n::set-output name=a::b'", Guarded(sys.stdout))  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:] == ["  ::text::jsonb, '", "|   ::error file=a::b", "| ::set-output name=a::b'"]
+    assert lines[1:] == ["  ::text::jsonb, E'\\n  ::error file=a::b\\n::set-output name=a::b'"]
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ def schema(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow(first=1)
 def test_an_existing_install_in_it_is_migrated_valid_and_works(
     installed: Callable[..., Installation], schema: str
 ) -> None:
@@ -41,6 +42,7 @@ def test_an_existing_install_in_it_is_migrated_valid_and_works(
     assert code == 0, said
 
 
+@pytest.mark.slow(first=1)
 def test_a_new_install_in_it_is_valid(call: Run, database: Database, schema: str) -> None:
     database.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     built = call("pgvigil", "setup", "--schema", schema, "--database-url", database.url)

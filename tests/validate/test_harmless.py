@@ -130,6 +130,7 @@ def test_copy_restored_into_a_newer_server_has_no_finding(database: Database, ca
 
 
 @pytest.mark.parametrize("schema", ["My App", 'we"ird', "select", "ünïcode"])
+@pytest.mark.slow(first=1)
 def test_schema_of_any_name_has_no_finding(schema: str, database: Database, call: Run) -> None:
     database.execute('CREATE SCHEMA "{}"'.format(schema.replace('"', '""')))
     assert call("pgvigil", "setup", "--schema", schema, "--database-url", database.url).returncode == 0

@@ -79,6 +79,7 @@ def named(findings: list[dict[str, str]]) -> set[str]:
 @pytest.mark.in_full
 @pytest.mark.one_between
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.slow(first=25)
 def test_single_defect_is_found_under_its_name_and_repaired(
     case: Case, shared: Database, uncommitted: Connection, call: Run
 ) -> None:
@@ -103,6 +104,7 @@ def test_single_defect_is_found_under_its_name_and_repaired(
 
 
 @pytest.mark.in_full
+@pytest.mark.slow
 def test_single_defect_of_any_schema_has_one_root_cause_and_its_repair_is_accepted(
     database: Database, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:

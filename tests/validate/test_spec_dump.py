@@ -114,7 +114,13 @@ def test_what_a_dump_leaves_out_is_told_with_the_reason(database: Any, another: 
             ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
             CREATE TYPE stretch AS RANGE (subtype = int4);
             CREATE TABLE p (a int); CREATE TABLE c () INHERITS (p); ALTER TABLE c ADD own int; ALTER TABLE p ADD late int;
+            CREATE EXTENSION pg_trgm;
+            COMMENT ON EXTENSION pg_trgm IS NULL;
+            CREATE TABLE full_up (a int NOT NULL); CREATE TABLE hollow () INHERITS (full_up);
             DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = 5000', current_database()); END $$""")
+        inherits_not_null = conn.info.server_version >= 180000
+        if not inherits_not_null:
+            conn.execute("ALTER TABLE hollow ALTER a DROP NOT NULL")
         spec = declared(conn, tmp_path)
         assert validate(conn, spec, "public").notes == ()
     restore(database.url, another.url)
@@ -125,6 +131,32 @@ def test_what_a_dump_leaves_out_is_told_with_the_reason(database: Any, another: 
     assert "constructors" in told["revocation on function stretch(integer, integer) from PUBLIC"]
     assert "pg_dump writes inherited columns first" in told["table c"]
     assert "--create" in told["setting work_mem"]
+    assert "CREATE EXTENSION gives it one" in told["comment on extension pg_trgm"]
+    assert inherits_not_null or "takes NULL" in told["column hollow.a"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP SCHEMA public; CREATE SCHEMA public",
+        "DROP SCHEMA public; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO PUBLIC",
+        "DROP SCHEMA public; CREATE SCHEMA public AUTHORIZATION strange_role",
+        "ALTER SCHEMA public OWNER TO strange_role",
+        "ALTER SCHEMA public RENAME TO app; CREATE SCHEMA public",
+        "ALTER SCHEMA public RENAME TO app; CREATE TABLE app.t (a integer)",
+    ],
+)
+def test_schema_public_made_anew_or_renamed_is_the_same_after_a_restore(
+    change: str, database: Any, another: Any, tmp_path: Path
+) -> None:
+    with database.connect() as conn:
+        conn.execute(ROLES)
+        conn.execute(change.encode())
+        spec = declared(conn, tmp_path)
+        assert validate(conn, spec, spec.schema).findings == ()
+    restore(database.url, another.url)
+    with another.connect() as conn:
+        assert validate(conn, spec, spec.schema).findings == ()
 
 
 def test_operator_that_only_another_names_is_a_note_where_a_dump_left_it_out(

@@ -69,6 +69,7 @@ def test_dumped_spec_of_any_schema_is_met(conn: Any, pg: Server, tmp_path: Path,
 
 @bounded
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_one_change_is_found_and_named(conn: Any, pg: Server, tmp_path: Path, data: st.DataObject) -> None:
     world = data.draw(worlds(pg.major))
     build(conn, world)

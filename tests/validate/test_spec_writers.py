@@ -290,6 +290,7 @@ def test_written_tests_pass_on_a_database_that_validates(tested: Any, tests: str
     assert failed(tested, tests) == []
 
 
+@pytest.mark.slow
 def test_written_tests_pass_where_checks_are_spelt_anew(tested: Any, tests: str) -> None:
     tested.execute(
         """
@@ -386,6 +387,7 @@ def test_a_defect_that_makes_tests_fail_with_an_error_stops_none_behind_them(tes
     assert named in failed(tested, with_defect(tests, defect))
 
 
+@pytest.mark.slow
 def test_written_tests_hold_for_any_schema_name(database: Any, call: Any) -> None:
     if pgtap_script() is None:
         pytest.skip("pgTAP is not here")

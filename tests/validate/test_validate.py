@@ -194,6 +194,7 @@ def test_restored_copy_is_as_valid_as_its_original(migrated: Any, database: Any)
         assert self_test(conn, "public") == []
 
 
+@pytest.mark.slow
 def test_schema_of_any_name_is_validated_under_that_name(database: Any, run: Any) -> None:
     database.execute('CREATE SCHEMA "My App"')
     assert run("pgvigil", "setup", "--schema", "My App", "--database-url", database.url).returncode == 0

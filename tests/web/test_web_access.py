@@ -165,6 +165,7 @@ def as_peer(serve: Serve, url: str, peer: str, **options: Any) -> TestClient:
         ("192.0.2.1", [("x-user", "ann")], 401),
         ("192.0.2.1", [("x-user", "ann"), ("x-forwarded-for", "10.1.2.3"), ("forwarded", "for=10.1.2.3")], 401),
         ("10.1.2.3", [("x-user", "ann"), ("x-user", "bob")], 401),
+        ("10.1.2.3", [("x-user", "ann, bob")], 401),
         ("10.1.2.3", [("x-user", "")], 401),
         ("10.1.2.3", [], 401),
         ("a socket", [("x-user", "ann")], 401),
@@ -181,8 +182,24 @@ def test_the_name_in_a_header_counts_from_the_proxy_only(
 def test_of_those_behind_a_proxy_the_named_are_admins(serve: Serve, executions: Database) -> None:
     authorize = access.trusted_proxy(["10.0.0.0/8"], "X-User", admins=["ann"])
     client = as_peer(serve, executions.url, "10.1.1.1", authorize=authorize, records=True)
-    statuses = [client.post(PATH, json={}, headers={"x-user": name}).status_code for name in ("ann", "bob")]
-    assert statuses == [422, 403]
+    statuses = [
+        client.post(PATH, json={}, headers={b"x-user": name}).status_code
+        for name in (b"ann", b"bob", b"\xa0ann", b"ann\x85")
+    ]
+    assert statuses == [422, 403, 401, 401]
+
+
+def test_a_network_of_mapped_addresses_is_that_of_the_addresses(serve: Serve, executions: Database) -> None:
+    client = as_peer(
+        serve, executions.url, "::ffff:10.1.2.3", authorize=access.trusted_proxy(["::ffff:10.0.0.0/104"], "X-User")
+    )
+    assert client.get(PATH, headers={"x-user": "ann"}).status_code == 200
+
+
+def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(admin: TestClient) -> None:
+    answer = admin.post(PATH, content=b"{}", headers={"content-length": "2", "transfer-encoding": "chunked"})
+    assert problem(answer) == "two-lengths"
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(
@@ -238,10 +255,14 @@ def test_read_only_lets_nobody_change_anything(serve: Serve, executions: Databas
         ("[::1]:8520", 200),
         ("evil.example", 400),
         ("localhost.evil.example", 400),
+        ("localhost.", 400),
+        ("ann@localhost", 400),
+        ("localhost:80:90", 400),
+        (b"localhost:\xb2", 400),
         ("", 400),
     ],
 )
-def test_only_our_own_names_are_answered(serve: Serve, executions: Database, host: str, status: int) -> None:
+def test_only_our_own_names_are_answered(serve: Serve, executions: Database, host: str | bytes, status: int) -> None:
     client = serve(executions.url, hosts=["localhost", "[::1]"])
     assert client.get("/livez", headers={"host": host}).status_code == status
 

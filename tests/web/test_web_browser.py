@@ -199,6 +199,7 @@ def test_a_wrong_token_is_refused_in_words(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("to", ["//evil.example", "https://evil.example", "javascript:alert(1)", "/", "../../.."])
+@pytest.mark.slow(first=1)
 def test_a_login_leads_nowhere_else(visit: Visit, tokens: dict[str, Any], to: str) -> None:
     tab = visit(None).open(f"login?to={to}")
     tab.fill("#token", tokens["vera"])
@@ -507,6 +508,7 @@ def width_fits(tab: Any, width: int, height: int) -> bool:
 
 
 @pytest.mark.parametrize("page", [*PAGES, "login"])
+@pytest.mark.slow(first=1)
 def test_axe_finds_nothing_on_a_page_in_either_scheme_nor_on_a_phone_and_nothing_is_cut_off(
     visit: Visit, shop: Database, axe: str, page: str
 ) -> None:

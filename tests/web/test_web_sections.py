@@ -84,7 +84,7 @@ def test_a_poll_that_finds_nothing_new_is_one_round_trip_and_starts_no_thread(
 
 
 def test_polls_have_a_limit(serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_POLLS", 1)
+    monkeypatch.setattr(access, "POLLS", 1)
     client = serve(executions.url)
     assert client.get(f"{STATE}?page=alerts").status_code == 200
     answer = client.get(f"{STATE}?page=alerts")

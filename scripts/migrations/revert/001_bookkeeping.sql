@@ -17,6 +17,7 @@ DROP FUNCTION pgvigil.add_column(text, text, text, text);
 DROP FUNCTION pgvigil.restore_displaced(text);
 DROP TABLE pgvigil.displaced_objects;
 DROP FUNCTION pgvigil.finish_owner_code();
+DROP FUNCTION pgvigil.require_all_rows();
 DROP FUNCTION pgvigil.actor();
 DROP FUNCTION pgvigil.uuid_v7_time(uuid);
 DROP FUNCTION pgvigil.uuid_v7_floor(timestamptz);

@@ -37,5 +37,5 @@ SELECT pgvigil.drop_added_column('011', 'sessions', 'last_activity_at');
 SELECT pgvigil.restore_displaced('011');
 DROP PROCEDURE pgvigil.backfill_dormancy(integer);
 DROP FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer);
-DROP PROCEDURE pgvigil.settle_last_activity(integer);
-DROP FUNCTION pgvigil.settle_last_activity_step(jsonb, integer);
+DROP PROCEDURE pgvigil.backfill_last_activity(integer);
+DROP FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer);

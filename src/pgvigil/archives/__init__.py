@@ -31,7 +31,7 @@ def duck(**config: Any) -> duckdb.DuckDBPyConnection:
         ) from error
     conn = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 2, **config})
     conn.execute("SET TimeZone = 'UTC'")
-    conn.execute("SET enable_progress_bar = false")  # after two seconds it would stand in what a command prints
+    conn.execute("SET enable_progress_bar = false")  # after two seconds it would be in the output of a command
     return conn
 
 
@@ -46,5 +46,5 @@ def literal(text: str) -> str:
 
 
 def scan(paths: Iterable[Path]) -> str:
-    """Return what DuckDB reads files as; the names of their directories are no columns."""
+    """Return what DuckDB reads files as; it makes no columns of the names of their directories."""
     return f"read_parquet([{', '.join(literal(str(path)) for path in paths)}], hive_partitioning = false)"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 from psycopg import errors
-from psycopg.rows import class_row
 
 from pgvigil import database
 from pgvigil.archives import duck, identifier, scan, summary
@@ -20,6 +19,7 @@ from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store, open_store, stored
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, PgvigilError, PreconditionError
+from pgvigil.owner import rows
 from pgvigil.shipped import require_shipped
 
 
@@ -60,6 +60,11 @@ SELECT a.id, a.source, a.partition, a.from_time, a.to_time, a.location, a.path, 
        CASE WHEN a.completed_at IS NULL THEN 'unfinished' WHEN a.replaced_at IS NOT NULL THEN 'replaced'
             WHEN EXISTS (SELECT 1 FROM pgvigil.archives_to_read r WHERE r.id = a.id) THEN 'file' ELSE 'copy' END AS state
 FROM pgvigil.archives a ORDER BY a.source, a.from_time, a.id"""
+_COLUMNS = (
+    "id bigint, source text, partition text, from_time timestamptz, to_time timestamptz, location text, path text, sha256 text, rows bigint,"
+    " bytes bigint, min_id text, max_id text, min_time timestamptz, max_time timestamptz, completed_at timestamptz, dropped_at timestamptz,"
+    " state text"
+)
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
@@ -77,8 +82,7 @@ def connect(target: Target, purpose: str) -> psycopg.Connection:
 def read(conn: psycopg.Connection) -> list[Archive]:
     """Return all archives. Raises PreconditionError where the database knows none, or who asks may not see them."""
     try:
-        with conn.cursor(row_factory=class_row(Archive)) as cursor:
-            return cursor.execute(_LIST.encode()).fetchall()
+        return [Archive(*row) for row in rows(conn, _COLUMNS, _LIST)]
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise PreconditionError(
             "this database knows no archives: it is not migrated", "Run: pgvigil migrate"

@@ -20,7 +20,7 @@ from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, LockedError, PreconditionError, UsageError
-from pgvigil.owner import Owner
+from pgvigil.owner import Owner, execute, rows
 from pgvigil.progress import Reporter
 from pgvigil.text import counted
 
@@ -44,8 +44,8 @@ def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to:
             owner.execute(conn, f"SELECT pgvigil.require_no_hold({literal(session)})")
         except errors.ObjectNotInPrerequisiteState as error:
             raise PreconditionError(error.diag.message_primary or str(error), error.diag.message_hint or "") from error
-        row = conn.execute("SELECT pgvigil.begin_job(%s, false)", (JOB,)).fetchone()
-        if row is None or row[0] is None:
+        [(run_id,)] = rows(conn, "run_id bigint", "SELECT pgvigil.begin_job(%s, false)", (JOB,))
+        if run_id is None:
             raise LockedError(f"job {JOB} is running in another session", "Wait for it: pgvigil maintain status.")
         said = None
         try:
@@ -55,11 +55,9 @@ def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to:
             raise
         finally:
             with suppress(psycopg.Error):
-                conn.execute(
-                    "SELECT pgvigil.report_job(%s, 0, %s, %s, true, NULL)",
-                    (row[0], "erased a session from the archives", said),
-                )
-                conn.execute("SELECT pgvigil.release_job(%s)", (row[0],))
+                report = "SELECT pgvigil.report_job(%s, 0, %s, %s, true, NULL)"
+                execute(conn, report, (run_id, "erased a session from the archives", said))
+                execute(conn, "SELECT pgvigil.release_job(%s)", (run_id,))
 
 
 def _erase(
@@ -105,11 +103,12 @@ def _erase(
 
 
 def _is_still_there(conn: psycopg.Connection, archive: Archive, session: str) -> bool:
-    """Tell whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
+    """Return whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
     if archive.source != "deleted_sessions":
         return True
     return (
-        conn.execute("SELECT 1 FROM pgvigil.deleted_sessions WHERE session_id = %s", (session,)).fetchone() is not None
+        rows(conn, "n integer", "SELECT 1 FROM pgvigil.deleted_sessions WHERE session_id = %s LIMIT 1", (session,))
+        != []
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgvigil.archives import duck, literal, scan, summary
+from pgvigil.archives import binary, duck, identifier, literal, scan, summary
+from pgvigil.archives.binary import Connections
 from pgvigil.archives.manifest import Part
 from pgvigil.archives.source import Column, Source
 from pgvigil.archives.store import Store
@@ -28,7 +29,8 @@ PART_BYTES = 64 << 20
 # Parts that are written side by side. DuckDB in one thread each: two threads for one part take 15 % more time of the processors.
 WRITERS = 2
 _GATHERED = 1 << 20  # bytes of rows, before they are written
-WRITTEN = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION V2"
+# Ids fill any dictionary: a small one is given up sooner.
+WRITTEN = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION V2, DICTIONARY_SIZE_LIMIT 1000"
 
 
 @dataclass(frozen=True)
@@ -68,47 +70,82 @@ class Written:
         return sum(part.rows for part in self.parts)
 
 
-def write(
-    reader: psycopg.Connection, query: str, columns: list[Column], source: Source, store: Store,
-    directory: str, stem: str, *, part_bytes: int = PART_BYTES,
-) -> Written:  # fmt: skip
+@dataclass(frozen=True)
+class Place:
+    """The files of an archive that is being written, and what they are of."""
+
+    source: Source
+    columns: list[Column]
+    store: Store
+    directory: str
+    stem: str
+
+    def name(self, number: int) -> str:
+        """Return the name of a file."""
+        return f"{self.stem}-{number:05}.parquet"
+
+
+@dataclass(frozen=True)
+class _Made:
+    part: Part
+    extent: Extent
+    summary: Path | None
+
+
+def write(reader: psycopg.Connection, query: str, place: Place, *, part_bytes: int = PART_BYTES) -> Written:
     """Write the rows of a COPY query as the files of an archive.
 
     Raises ArchiveError where a file, read back, is not what the server sent.
     """
-    parts: list[Part] = []
-    extent = Extent()
-    waiting: deque[Future[tuple[Part, Extent, Path | None]]] = deque()
-    begun: list[Path] = []
-
-    def take() -> None:
-        nonlocal extent
-        part, found, summed = waiting.popleft().result()
-        parts.append(part)
-        extent |= found
-        if summed:
-            begun.append(summed)
-
-    with store.workshop(stem) as work, ThreadPoolExecutor(WRITERS) as pool:
-        places = [work / f"{number}.csv" for number in range(WRITERS + 1)]
-        with closing(_parts(reader, query, places, part_bytes)) as sent:
+    made: list[_Made] = []
+    waiting: deque[Future[_Made]] = deque()
+    with place.store.workshop(place.stem) as work, ThreadPoolExecutor(WRITERS) as pool:
+        files = [work / f"{number}.csv" for number in range(WRITERS + 1)]
+        with closing(_parts(reader, query, files, part_bytes)) as sent:
             for number, (csv, rows, longest) in enumerate(sent, 1):
-                name = f"{stem}-{number:05}.parquet"
-                waiting.append(pool.submit(_part, csv, rows, longest, columns, source, store, directory, name))
+                waiting.append(pool.submit(_part_of_text, csv, rows, longest, place, work / place.name(number)))
                 if len(waiting) > WRITERS:  # the next part takes the place of the first of them
-                    take()
-        while waiting:
-            take()
-        summed = _summary(begun, work / f"{stem}.summary", store, directory)
-    return Written(parts, extent, summed)
+                    made.append(waiting.popleft().result())
+        made += [one.result() for one in waiting]
+        return _whole(made, place, work)
 
 
-def _summary(begun: list[Path], made: Path, store: Store, directory: str) -> Part | None:
+def write_ranges(
+    connections: Connections, queries: list[str], place: Place, meanwhile: Callable[[], None]
+) -> Written:  # fmt: skip
+    """Write the rows of queries as the files of an archive, and call `meanwhile` while they come.
+
+    Raises ArchiveError as `write` does, and what `binary.refusals` names where the rows have to come as text.
+    """
+    with place.store.workshop(place.stem) as work, ThreadPoolExecutor(WRITERS) as pool:
+        waiting = [
+            pool.submit(_part_of_range, connections, query, place, work / place.name(number))
+            for number, query in enumerate(queries, 1)
+        ]
+        try:
+            meanwhile()
+            made = [one.result() for one in waiting]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        return _whole([one for one in made if one], place, work)
+
+
+def _whole(made: list[_Made], place: Place, work: Path) -> Written:
+    extent = Extent()
+    for one in made:
+        extent |= one.extent
+    summed = _summary([one.summary for one in made if one.summary], work / f"{place.stem}.summary", place)
+    return Written([one.part for one in made], extent, summed)
+
+
+def _summary(begun: list[Path], made: Path, place: Place) -> Part | None:
     with closing(duck(threads=1)) as conn:
         part = summary.finish(conn, begun, made)
     if part:
-        store.publish(made, f"{directory}/{part.file}")
-        with store.opened(f"{directory}/{part.file}", part.sha256, part.bytes):
+        name = f"{place.directory}/{part.file}"
+        place.store.publish(made, name)
+        with place.store.opened(name, part.sha256, part.bytes):
             pass  # it is there, as it was written
     return part
 
@@ -166,11 +203,8 @@ def _put(file: io.FileIO, gathered: bytearray) -> int:
     return size
 
 
-def _part(
-    csv: Path, rows: int, longest: int, columns: list[Column], source: Source, store: Store, directory: str, name: str
-) -> tuple[Part, Extent, Path | None]:  # fmt: skip
-    made = csv.with_name(name)
-    kinds = ", ".join(f"{literal(column.name)}: 'VARCHAR'" for column in columns)
+def _part_of_text(csv: Path, rows: int, longest: int, place: Place, made: Path) -> _Made:
+    kinds = ", ".join(f"{literal(column.name)}: 'VARCHAR'" for column in place.columns)
     longest = max(2 << 20, 2 * longest)
     with closing(duck(threads=1)) as conn:
         conn.execute(
@@ -178,35 +212,58 @@ def _part(
                 auto_detect = false, delim = ',', quote = '"', escape = '"', nullstr = '', allow_quoted_nulls = false, new_line = '\\n',
                 max_line_size = {longest}, buffer_size = {max(32 << 20, 2 * longest)})"""
         )
-        was = _sum(conn, "sent", [column.sent for column in columns])
+        was = _sum(conn, "sent", [column.sent for column in place.columns])
         if was[0] != rows:
             raise ArchiveError(f"{rows:,} rows were sent, and {was[0]:,} were read", "Nothing is dropped.")
-        typed = ", ".join(column.typed for column in columns)
-        conn.execute(f"COPY (SELECT {typed} FROM sent) TO {literal(str(made))} ({WRITTEN})")
-        conn.execute("DROP TABLE sent")
-        with made.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        part = Part(name, rows, made.stat().st_size, sha256)
-        store.publish(made, f"{directory}/{name}")
-        with store.opened(f"{directory}/{name}", sha256, part.bytes) as path:
-            kept = scan([path])
-            if _sum(conn, kept, [column.kept for column in columns]) != was:
-                raise ArchiveError(f"{name}, read back, is not what the server sent", "Nothing is dropped.")
-            summed = summary.begin(conn, source.name, path, csv.with_name(f"{name}.summary"))
-            return part, extent_of(conn, kept, (source.id, source.time)), summed
+        typed = [column.typed for column in place.columns]
+        return _part(conn, typed, was, [column.kept for column in place.columns], place, made)
+
+
+def _part_of_range(connections: Connections, query: str, place: Place, made: Path) -> _Made | None:
+    names = [identifier(column.name) for column in place.columns]
+    cast = [f"{name}::{column.parquet}" for name, column in zip(names, place.columns, strict=True)]
+    with closing(duck(threads=1)) as conn:
+        if not binary.take(conn, connections, query, place.columns):
+            return None
+        typed = [f"{value} AS {name}" for value, name in zip(cast, names, strict=True)]
+        return _part(conn, typed, _sum(conn, "sent", cast), names, place, made)
+
+
+def _part(conn: Any, typed: list[str], was: tuple[int, int], kept: list[str], place: Place, made: Path) -> _Made:
+    """Write table `sent` as a file, and read it back. `typed` are its values in the file, `kept` those that give the sum `was`."""
+    conn.execute(f"COPY (SELECT {', '.join(typed)} FROM sent) TO {literal(str(made))} ({WRITTEN})")
+    conn.execute("DROP TABLE sent")
+    with made.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    part = Part(made.name, was[0], made.stat().st_size, sha256)
+    name = f"{place.directory}/{made.name}"
+    place.store.publish(made, name)
+    with place.store.opened(name, sha256, part.bytes) as path:
+        ends = _ends(place.source.id, place.source.time)
+        count, total, *extent = conn.execute(
+            f"SELECT {_SUM.format(', '.join(kept))}, {ends} FROM {scan([path])}"
+        ).fetchone()
+        if (int(count), int(total)) != was:
+            raise ArchiveError(f"{made.name}, read back, is not what the server sent", "Nothing is dropped.")
+        summed = summary.begin(conn, place.source.name, path, made.with_name(f"{made.name}.summary"))
+        return _Made(part, Extent(*extent), summed)
+
+
+# The number of rows, and the sum of their hashes: the same in any order.
+_SUM = "count(*), coalesce(sum(hash({})), 0)"
 
 
 def _sum(conn: Any, table: str, values: list[str]) -> tuple[int, int]:
-    """The number of rows, and the sum of their hashes: the same in any order."""
-    row = conn.execute(f"SELECT count(*), coalesce(sum(hash({', '.join(values)})), 0) FROM {table}").fetchone()
+    row = conn.execute(f"SELECT {_SUM.format(', '.join(values))} FROM {table}").fetchone()
     return int(row[0]), int(row[1])
+
+
+def _ends(id_: str, time: str) -> str:
+    within = f"FILTER (WHERE isfinite({time}))"
+    moments = (f"strftime({end}({time}) {within}, '%Y-%m-%dT%H:%M:%S.%f+00:00')" for end in ("min", "max"))
+    return ", ".join([f"min({id_}) {within}::VARCHAR", f"max({id_}) {within}::VARCHAR", *moments])
 
 
 def extent_of(conn: Any, table: str, key: tuple[str, str]) -> Extent:
     """Return what ids and times a table of DuckDB holds."""
-    id_, time = key
-    row = conn.execute(
-        f"""SELECT min({id_})::VARCHAR, max({id_})::VARCHAR, strftime(min({time}), '%Y-%m-%dT%H:%M:%S.%f+00:00'),
-                   strftime(max({time}), '%Y-%m-%dT%H:%M:%S.%f+00:00') FROM {table} WHERE isfinite({time})"""
-    ).fetchone()
-    return Extent(*row)
+    return Extent(*conn.execute(f"SELECT {_ends(*key)} FROM {table}").fetchone())

@@ -29,15 +29,15 @@ def restore(
     if source not in SOURCES:
         raise UsageError(f"there are no archives of {source}", f"Tables: {', '.join(SOURCES)}.")
     with catalogue.connect(target, "restore") as conn:
-        wanted = [
+        chosen = [
             (catalogue.store_of(one, moved_to), one) for one in catalogue.read(conn)
             if one.source == source and one.state in ("file", "copy")
             and (until is None or one.min_time is None or one.min_time < until)
             and (since is None or one.max_time is None or one.max_time >= since)
         ]  # fmt: skip
-        if not wanted:
+        if not chosen:
             raise ArchiveError(f"there are no archives of {source} in that time", "See: pgvigil archive list")
-        made = [(store, one, catalogue.manifest_of(store, one)) for store, one in wanted]
+        made = [(store, one, catalogue.manifest_of(store, one)) for store, one in chosen]
         if database is None:
             return _into(conn, _named(conn, table), made, since, until, log)
         name = sql.Identifier(database)

@@ -93,8 +93,8 @@ def copy_query(columns: list[Column], table: str, condition: str) -> str:
     return f"COPY (SELECT {names} FROM {table}{condition}) TO STDOUT (FORMAT csv)"
 
 
-def fingerprint_query(table: str, key: str, condition: str) -> sql.Composed:
-    """As pgvigil.rows_fingerprint, of some rows of a table."""
-    return sql.SQL("SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0) FROM {} t {}").format(
-        sql.Identifier(key), sql.SQL(table), sql.SQL(condition)
-    )
+def fingerprint_query(table: str, key: str, condition: str, also: str) -> sql.Composed:
+    """As pgvigil.rows_fingerprint, of some rows of a table, and an aggregate over them."""
+    return sql.SQL(
+        "SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0), {} FROM {} t {}"
+    ).format(sql.Identifier(key), sql.SQL(also), sql.SQL(table), sql.SQL(condition))

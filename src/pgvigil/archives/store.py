@@ -1,7 +1,7 @@
 """The place of archives: a directory, or a URL that fsspec knows, such as s3://bucket/archives.
 
 A file comes into a directory whole or not at all: it is written beside its place, flushed to the disk and renamed. An object store
-does that itself. Credentials never stand in a URL: fsspec's implementations read them from the environment.
+does that itself. Credentials are never in a URL: fsspec's implementations read them from the environment.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The summary of an archive: a small file beside its files, with calls, success and durations by UTC day, operation and histogram bin.
 
-The bins are those of pgvigil.performance_rollups. `pgvigil history` reads it instead of the rows where an archive lies wholly within the time
+The bins are those of pgvigil.performance_rollups. `pgvigil history` reads it instead of the rows where an archive is wholly within the time
 that is asked. It is made from the files as they were read back, and `archive verify` makes it again and compares.
 """
 
@@ -57,9 +57,9 @@ def finish(conn: Any, begun: list[Path], made: Path) -> Part | None:
 
 
 def is_of(conn: Any, summary: Path, files: list[Path]) -> bool:
-    """Tell whether a summary says what the rows of files say."""
-    kept, told = f"SELECT * FROM ({rows_query(scan(files))})", f"SELECT * FROM {scan([summary])}"
+    """Return whether a summary says what the rows of files say."""
+    rows, summarized = f"SELECT * FROM ({rows_query(scan(files))})", f"SELECT * FROM {scan([summary])}"
     row = conn.execute(
-        f"SELECT count(*) FROM (({kept} EXCEPT ALL {told}) UNION ALL ({told} EXCEPT ALL {kept}))"
+        f"SELECT count(*) FROM (({rows} EXCEPT ALL {summarized}) UNION ALL ({summarized} EXCEPT ALL {rows}))"
     ).fetchone()
     return bool(row == (0,))

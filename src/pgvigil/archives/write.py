@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,15 +19,15 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import __version__, database
-from pgvigil.archives import duck, parquet
+from pgvigil.archives import binary, duck, parquet
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
 from pgvigil.archives.store import Store, open_store, remove_made
 from pgvigil.backup.create import origin
 from pgvigil.errors import ArchiveError, JobError, PgvigilError, PreconditionError
 from pgvigil.migration import ledger
-from pgvigil.owner import Owner, owner_of_table
-from pgvigil.text import quoted
+from pgvigil.owner import Owner, confine, confined, owner_of_table, rows
+from pgvigil.text import counted, quoted
 
 TABLE = "pgvigil.archives"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,9 +69,8 @@ def owner_of_archives(conn: psycopg.Connection) -> Owner:
 
 
 def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progress: Callable[[str], None]) -> None:
-    """Archive what waits for it. `did` is told the rows of each archive. Raises JobError, after all of them, if some failed."""
-    row = conn.execute("SELECT pgvigil.keeps_archive()").fetchone()
-    if row != (True,):
+    """Archive what waits for it. `did` is called with the rows of each archive. Raises JobError, after all of them, if some failed."""
+    if rows(conn, "keeps boolean", "SELECT pgvigil.keeps_archive()") != [(True,)]:
         did(0, "no retention policy that is in use has keep_archive")
         return
     owner = owner_of_archives(conn)
@@ -86,13 +85,15 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
     clean(conn, owner, store.location, lambda note: did(0, note))
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
     failures: list[str] = []
-    with database.beside(conn) as reader:
+    with database.beside(conn) as reader, closing(binary.Connections(conn, parquet.WRITERS)) as connections:
+        if confined(conn):
+            confine(reader, owner.name)
         reader.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET client_encoding = 'UTF8'")
         units = [*_partitions(conn), *_executions(reader), *_deleted_sessions(conn)]
         for number, unit in enumerate(units, 1):
             progress(f"archiving {unit} ({number} of {len(units)})")
             try:
-                rows = _archive(conn, reader, owner, store, unit)
+                count = _archive(conn, reader, connections, owner, store, unit)
             except (PgvigilError, psycopg.Error, OSError) as error:
                 with suppress(psycopg.Error):
                     reader.rollback()
@@ -102,7 +103,7 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
                 failures.append(f"{unit}: {said}")
                 did(0, f"not archived: {failures[-1]}")
                 continue
-            did(rows, f"archived {unit} ({rows:,} rows)")
+            did(count, f"archived {unit} ({counted(count, 'row')})")
     clean(conn, owner, store.location, lambda note: did(0, note))
     if failures:
         raise JobError(
@@ -114,26 +115,29 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
 
 
 def _partitions(conn: psycopg.Connection) -> list[Unit]:
-    rows = conn.execute(
+    found = rows(
+        conn,
+        "source text, name text, key text, since timestamptz, until timestamptz, partition text, id bigint",
         """SELECT p.source, format('%I.%I', n.nspname, c.relname), p.key::text, p.from_time, p.to_time, p.partition, p.partition_oid::bigint
-           FROM pgvigil.partitions_to_archive() p JOIN pg_class c ON c.oid = p.partition_oid JOIN pg_namespace n ON n.oid = c.relnamespace"""
-    ).fetchall()
-    return [Unit(*row) for row in rows]
+           FROM pgvigil.partitions_to_archive() p JOIN pg_class c ON c.oid = p.partition_oid JOIN pg_namespace n ON n.oid = c.relnamespace""",
+    )
+    return [Unit(*row) for row in found]
 
 
 def _executions(reader: psycopg.Connection) -> list[Unit]:
     """The days of query executions that wait. The lock waits for whoever puts some there: what has an earlier place is there."""
     with reader.transaction():
         reader.execute("LOCK TABLE pgvigil.executions_to_archive IN SHARE MODE")
-        row = reader.execute("SELECT max(place) FROM pgvigil.executions_to_archive").fetchone()
-    upto = row[0] if row else None
+        [(upto,)] = rows(reader, "place bigint", "SELECT max(place) FROM pgvigil.executions_to_archive")
     if upto is None:
         return []
-    days = reader.execute(
+    days = rows(
+        reader,
+        "day text",
         """SELECT DISTINCT (greatest(started_at, '1970-01-01Z') AT TIME ZONE 'UTC')::date::text FROM pgvigil.executions_to_archive
            WHERE place <= %s ORDER BY 1""",
         (upto,),
-    ).fetchall()
+    )
     units = []
     for (day,) in days:
         begin = datetime.fromisoformat(day).replace(tzinfo=UTC)
@@ -143,7 +147,9 @@ def _executions(reader: psycopg.Connection) -> list[Unit]:
 
 def _deleted_sessions(conn: psycopg.Connection) -> list[Unit]:
     """Days of deletions that are over and not archived, or to which rows have come; those long ago are not looked at again."""
-    days = conn.execute(
+    days = rows(
+        conn,
+        "day text",
         """SELECT d.day::text FROM (
                SELECT (s.deleted_at AT TIME ZONE 'UTC')::date AS day, count(*) AS rows FROM pgvigil.deleted_sessions s
                WHERE s.deleted_at < date_trunc('day', now(), 'UTC') - interval '1 day' AND s.deleted_at >= '1970-01-01Z'
@@ -153,8 +159,8 @@ def _deleted_sessions(conn: psycopg.Connection) -> list[Unit]:
            WHERE d.rows > coalesce((SELECT max(a.rows) FROM pgvigil.archives a
                                     WHERE a.source = 'deleted_sessions' AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
                                       AND (a.from_time AT TIME ZONE 'UTC')::date = d.day), 0)
-           ORDER BY d.day"""
-    ).fetchall()
+           ORDER BY d.day""",
+    )
     begins = (datetime.fromisoformat(day).replace(tzinfo=UTC) for (day,) in days)
     return [_day("deleted_sessions", "pgvigil.deleted_sessions", "session_id", "deleted_at", begin) for begin in begins]
 
@@ -172,21 +178,44 @@ def _day(source: str, table: str, key: str, time: str, begin: datetime, *, upto:
 # ── One archive ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _archive(conn: psycopg.Connection, reader: psycopg.Connection, owner: Owner, store: Store, unit: Unit) -> int:
-    source = SOURCES[unit.source]
+def _archive(
+    conn: psycopg.Connection, reader: psycopg.Connection, connections: binary.Connections, owner: Owner, store: Store, unit: Unit
+) -> int:  # fmt: skip
     with begun(conn, owner, store, unit) as (archive_id, directory, stem):
         with reader.transaction():
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            row = reader.execute(fingerprint_query(unit.table, unit.key, unit.condition)).fetchone()
-            rows, fingerprint = row or (0, 0)
-            leave = ("place",) if unit.source == "query_executions" else ()
-            of = columns(reader, unit.table, leave=leave)
-            query = copy_query(of, f"ONLY {unit.table}", unit.condition)
-            written = parquet.write(reader, query, of, source, store, directory, stem)
+            of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
+            place = parquet.Place(SOURCES[unit.source], of, store, directory, stem)
+            rows, fingerprint, written = _written(reader, connections, unit, place)
         if written.rows != rows:
             raise ArchiveError(f"{unit} has {rows:,} rows, and {written.rows:,} were read back", "Nothing is dropped.")
         complete(conn, owner, store, unit, archive_id, f"{directory}/{stem}.json", written, of, fingerprint)
     return int(rows)
+
+
+def _written(
+    reader: psycopg.Connection, connections: binary.Connections, unit: Unit, place: parquet.Place
+) -> tuple[int, Any, parquet.Written]:
+    """Write the rows of a unit; return how many the server counts, and their fingerprint."""
+    found: list[Any] = []
+
+    def count() -> None:
+        query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
+        found[:] = reader.execute(query).fetchone() or (0, 0, True)
+
+    if ranges := binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS):
+        with connections.reading(reader) as ready:
+            if ready:
+                try:
+                    written = parquet.write_ranges(connections, ranges, place, count)
+                    if found[2]:
+                        return found[0], found[1], written
+                except binary.refusals():
+                    pass
+                place.store.remove(place.directory, place.stem)
+    count()
+    query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
+    return found[0], found[1], parquet.write(reader, query, place)
 
 
 @contextmanager
@@ -209,10 +238,7 @@ def begun(conn: psycopg.Connection, owner: Owner, store: Store, unit: Unit) -> I
     except BaseException:
         # Where the connection was lost, its end may have been committed all the same: then the next run finds out.
         with suppress(OSError, psycopg.Error, PgvigilError):
-            open_ = conn.execute(
-                f"SELECT 1 FROM {TABLE} WHERE id = %s AND completed_at IS NULL", (archive_id,)
-            ).fetchone()
-            if open_:
+            if rows(conn, "n integer", f"SELECT 1 FROM {TABLE} WHERE id = %s AND completed_at IS NULL", (archive_id,)):
                 store.remove(directory, stem)
                 owner.execute(conn, f"DELETE FROM {TABLE} WHERE id = {int(archive_id or 0)} AND completed_at IS NULL")
         raise
@@ -262,10 +288,8 @@ def clean(conn: psycopg.Connection, owner: Owner, chosen: str | None, note: Call
     In a copy of a database, files that the original wrote stay: it reads them. `chosen`: the place that this call names.
     """
     ours = "/".join(origin(conn))
-    rows = conn.execute(
-        f"SELECT id, location, path, origin FROM {TABLE} WHERE completed_at IS NULL OR replaced_at IS NOT NULL ORDER BY id"
-    ).fetchall()
-    for archive_id, location, path, of in rows:
+    query = f"SELECT id, location, path, origin FROM {TABLE} WHERE completed_at IS NULL OR replaced_at IS NOT NULL ORDER BY id"
+    for archive_id, location, path, of in rows(conn, "id bigint, location text, path text, origin text", query):
         try:
             if of == ours:
                 remove_made(location, path, chosen)

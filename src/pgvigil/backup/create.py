@@ -1,7 +1,7 @@
 """Makes verified backups: dumped in full, read back in full, hashed and described, before anything is changed.
 
-    create(conn, target, directory, revision, tell, *, kind="full", proof="read", command=None) -> Backup
-    take(…)                                   the same, and reports only progress
+    create(conn, target, directory, revision, log, *, kind="full", proof="read", command=None) -> Backup
+    take(…)                                   the same, and logs only progress
     require_space(conn, directory, kind)      refuses before the first byte is written
 
 Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, another tool); "none" means that `take` is not
@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, LiteralString, TypeAlias
+from typing import Any, Literal, LiteralString, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote
 
 import psycopg
@@ -39,6 +39,17 @@ from pgvigil.progress import Reporter
 
 Proof = Literal["read", "restore"]
 _Held: TypeAlias = "tuple[dict[str, TableFingerprint], dict[str, Extension]]"
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of create() and take(), which has their defaults."""
+
+    kind: Kind
+    proof: Proof
+    command: str | None
+    run_owner_code: bool
+
+
 KINDS = ("full", "schema", "none", "command")
 PROOFS = ("read", "restore")
 
@@ -85,19 +96,12 @@ def create(
     directory: Path | None,
     revision: str | None,
     log: Reporter,
-    *,
-    kind: Kind = "full",
-    proof: Proof = "read",
-    command: str | None = None,
-    run_owner_code: bool = False,
+    **options: Unpack[Options],
 ) -> Backup:
-    """Make a backup, report where it is and how it was verified, and put its manifest into the journal's document."""
+    """Make a backup, log where it is and how it was verified, and add its manifest to the run's document."""
     directory = directory or default_directory()
     log(f"backing up to {directory}")
-    made = take(
-        conn, target, directory, revision, log.indented(),
-        kind=kind, proof=proof, command=command, run_owner_code=run_owner_code,
-    )  # fmt: skip
+    made = take(conn, target, directory, revision, log.indented(), **options)
     what = f"{made.archive} ({made.size / 1e6:.1f} MB, sha256 {made.sha256[:16]}…)" if made.archive else made.manifest
     log(f"  verified: {what}; {made.verified}")
     if made.left_out:
@@ -236,22 +240,22 @@ def _dump(
         log(f"{part.stat().st_size / 1e6:.1f} MB written, reading it back")
         # A listing would accept a truncated archive; only decoding every block proves it complete.
         pg_tools.run([str(pg_restore), f"--file={os.devnull}", str(part)], target, "the backup cannot be read back")
-        wanted = scratch_restore.definitions(pg_restore, target, schema)
+        expected = scratch_restore.definitions(pg_restore, target, schema)
         left_out = scratch_restore.may_be_left_out(extensions)
         but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
         facts |= {
-            "verified": f"read: every block decoded{but}", "findings": [], "schema_digest": scratch_restore.digest(wanted),
+            "verified": f"read: every block decoded{but}", "findings": [], "schema_digest": scratch_restore.digest(expected),
             "extensions": extensions, "left_out": left_out,
         }  # fmt: skip
-        if proof == "read" and (found := scratch_restore.definitions(pg_restore, target, part)) != wanted:
+        if proof == "read" and (found := scratch_restore.definitions(pg_restore, target, part)) != expected:
             raise BackupError(
-                f"the backup does not match the database: its schema differs: {scratch_restore.first_difference(wanted, found)}",
+                f"the backup does not match the database: its schema differs: {scratch_restore.first_difference(expected, found)}",
                 "Nothing was changed.",
             )
         if proof == "restore":
             objects = int(str(facts["large_objects"])) if kind == "full" else 0
             try:
-                proved = scratch_restore.prove(conn, target, part, schema, tables, objects, log, extensions=extensions)
+                proved = scratch_restore.verify(conn, target, part, schema, tables, objects, log, extensions=extensions)
             except RestoreError as error:
                 raise BackupError(
                     f"the backup does not match the database: {error.message}", error.hint or "Nothing was changed."
@@ -331,7 +335,7 @@ def _snapshot(target: Target, *, with_rows: bool = False) -> Iterator[tuple[psyc
             """SELECT pg_export_snapshot(), pg_current_wal_lsn()::text, pg_current_snapshot()::text,
                       clock_timestamp()::text, to_regnamespace('public') IS NOT NULL, pg_database_size(current_database())"""
         ).fetchone()
-        assert row is not None  # noqa: S101 - it is no query of a table
+        assert row is not None  # noqa: S101 - this is not a query of a table
         names = ("exported", "wal_lsn", "snapshot", "snapshot_at", "public_schema", "database_size")
         yield (
             reader,

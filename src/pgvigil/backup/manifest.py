@@ -25,6 +25,7 @@ from typing import IO, Any, Literal, get_args
 
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.errors import RestoreError, UnequalError
+from pgvigil.posix_acl import has_acl
 
 Kind = Literal["full", "schema", "command"]
 
@@ -171,7 +172,9 @@ def require_ours(path: Path, found: os.stat_result) -> None:
         reason = "is not a regular file"
     elif found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user (uid {found.st_uid})"
-    elif found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()):
+    elif found.st_mode & stat.S_IWOTH or (
+        found.st_mode & stat.S_IWGRP and (found.st_gid != os.getegid() or has_acl(path))
+    ):
         reason = "may be written by others"
     if reason:
         quoted = shlex.quote(str(path))
@@ -199,7 +202,8 @@ def require_our_directory(directory: Path) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         reason = f"belongs to another user (uid {found.st_uid})"
     elif not found.st_mode & stat.S_ISVTX and (
-        found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid not in (os.getegid(), 0))
+        found.st_mode & stat.S_IWOTH
+        or (found.st_mode & stat.S_IWGRP and (found.st_gid not in (os.getegid(), 0) or has_acl(directory)))
     ):
         reason = "may be written by others"
     if reason:

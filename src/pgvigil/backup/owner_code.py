@@ -1,7 +1,7 @@
 """Requires consent to run the code that is in an archive, and the roles that the archive needs.
 
-A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE is no
-protection, because code may RESET ROLE. So a superuser restores objects of another role only on request (--run-owner-code).
+A CHECK, an index expression, a generated column or a trigger of the archive runs as the role that restores; SET ROLE does not
+protect, because code may RESET ROLE. So a superuser restores objects of another role only on request (--run-owner-code).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pgvigil import embedded, project
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, ConnectError
 
-_LOOK_EVERY = 0.5  # seconds
+LOOK_EVERY = 0.5  # seconds
 _LOST = re.compile(
     "terminating connection|closed the connection unexpectedly|connection to server was lost|could not receive data from server"
     "|SSL SYSCALL error|no connection to the server"
@@ -164,7 +164,7 @@ def run(
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        return process.wait(_LOOK_EVERY)
+        return process.wait(LOOK_EVERY)
     except subprocess.TimeoutExpired:
         return None
 

@@ -1,6 +1,6 @@
 """Restores a backup into a new database, compares it, and swaps it in.
 
-    restore(target, archive, *, overwrite_newer, tell) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
+    restore(target, archive, *, overwrite_newer, log) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
 
 The live database is renamed and the new one takes its name in one transaction. The swap is never committed by half, so after a
 crash at any point there is a database of that name, and it accepts connections.
@@ -58,6 +58,7 @@ def restore(
     log: Reporter,
     run_owner_code: bool = False,
     accept_left_out: bool = False,
+    rename: swap.Rename = swap.rename_in_use,
 ) -> RestoreOutcome:
     """Replace the database of `target` by the backup, and keep it under another name.
 
@@ -68,7 +69,7 @@ def restore(
     archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
     with manifest.opened(archive) as backup:
         consent = _Consent(overwrite_newer, run_owner_code, accept_left_out)
-        return _restore(target, archive, backup, consent, log)
+        return _restore(target, archive, backup, consent, log, rename)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class _Consent:
     accept_left_out: bool
 
 
-def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, log: Reporter) -> RestoreOutcome:
+def _restore(
+    target: Target, archive: Path, backup: Backup, consent: _Consent, log: Reporter, rename: swap.Rename
+) -> RestoreOutcome:
     clock = time.monotonic()
     if backup.kind != "full":
         raise RestoreError(
@@ -113,6 +116,7 @@ def _restore(target: Target, archive: Path, backup: Backup, consent: _Consent, l
                 kept, took = swap.swap(
                     admin, maintenance, live, name, new, _named(name, f"_pre_restore_{now}"),
                     None if consent.overwrite_newer else lambda: _refuse_newer(live, backup, archive, target),
+                    rename,
                 )  # fmt: skip
     except RestoreError as error:
         error.hint = error.hint or _TRY_AGAIN

@@ -1,7 +1,7 @@
 """Makes a copy of a database from an archive of it, and compares it with what the archive should hold.
 
-scratch(conn, target, archive, prefix, tell)                       a copy that exists as long as the block
-prove(conn, target, archive, schema, tables, large_objects, tell) -> Proved
+scratch(conn, target, archive, prefix, log)                        a copy that exists as long as the block
+verify(conn, target, archive, schema, tables, large_objects, log) -> Proved
 new_database, load, compare, integrity                             the steps of both, and of a restore
 
 More than 400 lines: making a copy and comparing it share its connection, and both clean up after each other's failures.
@@ -46,7 +46,7 @@ class Proved:
     left_out: list[str]
 
 
-def prove(
+def verify(
     conn: psycopg.Connection,
     target: Target,
     archive: Path,
@@ -292,18 +292,18 @@ def may_be_left_out(extensions: Mapping[str, Extension]) -> list[str]:
 
 
 def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema: Path, log: Reporter) -> None:
-    wanted = _bare(_printed(tool[0], there, schema))
+    expected = _bare(_printed(tool[0], there, schema))
     found = _schema(tool, there)
-    if wanted == found:
+    if expected == found:
         return
     # Some expressions are printed differently once they have been dumped and restored, and then stay so: the expected schema must
     # pass through a dump and a restore too before it is compared.
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with new_database(conn, there, conn.info.dbname, name, log):
         load(conn, tool, there.at(name), schema, Reporter(), "--schema-only")
-        wanted = _schema(tool, there.at(name))
-    if wanted != found:
-        raise UnequalError(f"the schema differs: {first_difference(wanted, found)}")
+        expected = _schema(tool, there.at(name))
+    if expected != found:
+        raise UnequalError(f"the schema differs: {first_difference(expected, found)}")
 
 
 def definitions(pg_restore: Path, target: Target, archive: Path) -> list[str]:
@@ -324,14 +324,14 @@ def digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def require_definitions(tool: Tool, target: Target, archive: Path, wanted: str, written_by: str | None) -> None:
+def require_definitions(tool: Tool, target: Target, archive: Path, expected: str, written_by: str | None) -> None:
     """Raise UnequalError if the definitions in an archive do not match the digest in its manifest.
 
     Another major version of pg_restore prints some of them differently: then they are not compared.
     """
-    if not wanted or not written_by or tool[1].split(".")[0] != written_by.split(".")[0]:
+    if not expected or not written_by or tool[1].split(".")[0] != written_by.split(".")[0]:
         return
-    if digest(definitions(tool[0], target, archive)) != wanted:
+    if digest(definitions(tool[0], target, archive)) != expected:
         raise UnequalError(
             "the schema in the archive differs from the schema that the database had when the backup was taken"
         )
@@ -380,9 +380,9 @@ def _without_foreign_options(line: str) -> str:
     return f"{found[1]}({', '.join(known)});" if known else ""
 
 
-def first_difference(wanted: list[str], found: list[str]) -> str:
+def first_difference(expected: list[str], found: list[str]) -> str:
     """Return the first difference, for a message."""
-    for one, other in zip([*wanted, "nothing"], [*found, "nothing"], strict=False):
+    for one, other in zip([*expected, "nothing"], [*found, "nothing"], strict=False):
         if one != other:
             return f"{other.strip()} instead of {one.strip()}"
     return "its length"

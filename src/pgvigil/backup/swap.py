@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -15,6 +16,8 @@ from pgvigil import database
 from pgvigil.backup import fingerprint
 from pgvigil.database import Target
 from pgvigil.errors import RestoreError
+
+Rename: TypeAlias = "Callable[[psycopg.Connection, psycopg.Connection, str, str, psycopg.Connection | None], None]"
 
 LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to release their tables
 
@@ -100,8 +103,9 @@ def swap(
     new: str,
     kept: str,
     refuse_newer: Callable[[], None] | None,
+    rename: Rename,
 ) -> tuple[str, float]:
-    """Rename the live database to `kept` and the new one to its name, in one transaction.
+    """Rename the live database to `kept` and the new one to its name, in one transaction, each by `rename` (see rename_in_use).
 
     Returns the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken meanwhile.
 
@@ -128,27 +132,27 @@ def swap(
         clock = time.monotonic()
         aside = f"pgvigil_replaced_{secrets.token_hex(12)}"  # unpredictable, so it cannot be taken; the name `kept` can
         with admin.transaction():
-            _rename(admin, helper, name, aside, live)
+            rename(admin, helper, name, aside, live)
             _open(admin, aside, new)
-            _rename(admin, helper, new, name, None)
+            rename(admin, helper, new, name, None)
             kept = _keep(admin, aside, kept)
         return kept, time.monotonic() - clock
 
 
 def _keep(admin: psycopg.Connection, aside: str, kept: str) -> str:
-    wanted = kept
+    name = kept
     while True:
-        statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(aside), sql.Identifier(wanted))
+        statement = sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(aside), sql.Identifier(name))
         try:
             with admin.transaction():  # a savepoint
                 admin.execute(statement)
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-            wanted = kept.encode()[:54].decode(errors="ignore") + f"_{secrets.token_hex(4)}"
+            name = kept.encode()[:54].decode(errors="ignore") + f"_{secrets.token_hex(4)}"
         else:
-            return wanted
+            return name
 
 
-def _rename(
+def rename_in_use(
     admin: psycopg.Connection, helper: psycopg.Connection, old: str, new: str, last: psycopg.Connection | None
 ) -> None:
     """Rename a database while it has sessions: they are ended, `last` at the end.

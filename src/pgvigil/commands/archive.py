@@ -49,7 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.archives import catalogue, erase, restore
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.errors import ArchiveError
 
     target = required_target(arguments)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown = _verified_document(seen, strays) if arguments.json else None
         print(output.json_text(shown) if shown else _verified_text(seen, strays))
         return ArchiveError.exit_code if any(one.fault for one in seen) else 0
-    with journal() as log:
+    with reporter() as log:
         if arguments.action == "erase":
             said = erase.erase(target, arguments.session, arguments.reason, log, moved_to=moved_to)
         else:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                 target, arguments.source, arguments.since, arguments.until, log,
                 table=table, database=arguments.into_database, moved_to=moved_to,
             )  # fmt: skip
-            said = f"restored {rows:,} rows into {table}"
+            said = f"restored {counted(rows, 'row')} into {table}"
             if arguments.into_database:
                 said += f" of database {arguments.into_database}"
     sys.stdout.write(f"{said}\n")

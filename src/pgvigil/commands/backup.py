@@ -68,7 +68,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.backup import catalogue
     from pgvigil.backup import create as backup
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.maintenance import backups
 
     directory = getattr(arguments, "backup_dir", None) or backup.default_directory()
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(backups.record(required_target(arguments), arguments.external))
     else:
         target = required_target(arguments)
-        with journal() as log:
+        with reporter() as log:
             if arguments.action == "create":
                 made = backups.create(
                     target, directory, arguments.verify_backup, log, run_owner_code=arguments.run_owner_code
@@ -113,8 +113,8 @@ def _document(entries: Iterable[Entry]) -> list[dict[str, Any]]:
         tables = described.pop("tables", {})
         described.pop("extensions", None)
         rows = entry.backup.rows if entry.backup else None
-        at_hand = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
-        plain.append(described | at_hand | {"tables": len(tables), "rows": rows})
+        of_file = {"state": entry.state, "archive": str(entry.archive), "size_on_disk": entry.size}
+        plain.append(described | of_file | {"tables": len(tables), "rows": rows})
     return plain
 
 
@@ -150,7 +150,9 @@ def _text(entries: list[Entry], directory: Path) -> str:
         name, at, rows = one_line(made.database), one_line(made.revision or "base"), f"{made.rows:,}"
         taken, checked = (_moment(moment) for moment in (made.began_at, made.verified_at))
         lines.append(row(entry.state, taken, name, at, made.kind, size, rows, checked, quoted(entry.archive.name)))
-        lines += [f"{'':<12}{told}" for told in ([made.verified] if entry.state == "failed" else []) + made.findings]
+        lines += [
+            f"{'':<12}{finding}" for finding in ([made.verified] if entry.state == "failed" else []) + made.findings
+        ]
         lines += [f"{'':<12}not in the backup: {left}" for left in made.left_out]
     return page(lines)
 

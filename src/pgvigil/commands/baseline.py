@@ -27,14 +27,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.projects.baseline import baseline
     from pgvigil.projects.chain import ProjectChain
 
     config = runs.config_of(arguments)
     assert config is not None  # noqa: S101 - --project has a default
     target, chain = required_target(arguments), ProjectChain(config)
-    with journal() as log:
+    with reporter() as log:
         done = baseline(target, chain, arguments.at, log, force=arguments.force, lock_wait=arguments.lock_wait)
     if not done.recorded:
         print(f"nothing to record: the ledger has all files up to {arguments.at}")

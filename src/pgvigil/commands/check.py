@@ -23,14 +23,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.projects.chain import ProjectChain
     from pgvigil.projects.check import check
 
     config = runs.config_of(arguments)
     assert config is not None  # noqa: S101 - --project has a default
     chain = ProjectChain(config)
-    with journal() as log:
+    with reporter() as log:
         done = check(chain, log, write_spec=arguments.write_spec)
     for name in done.without_way_back:
         print(f"note: {name} has no way back: the files below it were not reverted")

@@ -51,12 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
             "There is no embedded PostgreSQL in this Python environment.", "Run: pip install 'pgvigil[embedded,web]'"
         )
     listener = serve.listen(host, port)
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.migration import setup
     from pgvigil.migration.runner import Options
 
     with embedded.Server(binaries, settings={"max_connections": "60"}) as server:
-        with journal() as log:
+        with reporter() as log:
             log("starting a temporary server")
             url = server.dsn(_DATABASE)
             target = database.parse_url(url, "demo")

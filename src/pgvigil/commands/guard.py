@@ -72,7 +72,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.guard import run as guarded
 
     config = _project(arguments)
@@ -103,14 +103,14 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     outcome = guarded.Outcome()
     try:
-        with journal() as log:
+        with reporter() as log:
             guarded.guard(target, wishes, log, outcome)
     except (PgvigilError, psycopg.Error) as failure:
         is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
         error = database.lost(failure) if is_lost else failure
         if arguments.json and isinstance(error, PgvigilError):
-            told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
-            print(json.dumps(log.document | _document(outcome) | told, indent=2, default=str))
+            ending = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+            print(json.dumps(log.document | _document(outcome) | ending, indent=2, default=str))
         if error is failure:
             raise
         raise error from failure

@@ -44,10 +44,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.diagnostics import health
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
 
     target = required_target(arguments)
-    with journal() as log:
+    with reporter() as log:
         found = health.examine(target, log, deep=arguments.deep, repair=arguments.repair)
     if arguments.json:
         print(output.json_text(_document(found)))
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     return found.exit_code
 
 
-_TOLD = 10  # repaired sessions in a report for people
+_SHOWN = 10  # repaired sessions in a report for people
 
 
 def _document(health: Health) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def text(health: Health) -> str:
             limit = check.critical if check.level == "critical" else check.warning
             value = "" if check.value is None else f" {_shown(check)} ({check.level} from {_rounded(check, limit)} on)"
             lines += ["", f"{check.level:<10}{check.check_name}{value}", f"{'':<10}{check.meaning}"]
-            lines += [f"{'':<10}{name}: {told}" for name, told in (("found", check.detail), ("fix", check.fix)) if told]
+            lines += [f"{'':<10}{name}: {text}" for name, text in (("found", check.detail), ("fix", check.fix)) if text]
     for one in health.settings:
         if one.level != "ok":
             lines += ["", f"{one.level:<10}{one.setting}: {one.value}, better {one.recommended}"]
@@ -145,11 +145,11 @@ def _repairs(repaired: tuple[Repair, ...]) -> list[str]:
     if not repaired:
         return ["repaired  nothing: the counters of all sessions were right"]
     lines = [f"repaired  the counters of {counted(len(repaired), 'session')} (rows, tokens, bytes):"]
-    for one in repaired[:_TOLD]:
+    for one in repaired[:_SHOWN]:
         was = (one.context_count_was, one.total_tokens_was, one.total_content_bytes_was)
         lines.append(
             f"{'':<10}{one.session_id}  {was} are now {(one.context_count, one.total_tokens, one.total_content_bytes)}"
         )
-    if len(repaired) > _TOLD:
-        lines.append(f"{'':<10}… and {len(repaired) - _TOLD} more, all of them with --json")
+    if len(repaired) > _SHOWN:
+        lines.append(f"{'':<10}… and {len(repaired) - _SHOWN} more, all of them with --json")
     return lines

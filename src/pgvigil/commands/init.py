@@ -24,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.projects import config, start
     from pgvigil.projects.chain import ProjectChain
     from pgvigil.projects.check import check
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(path)
     chain = ProjectChain(config.read(arguments.directory / config.FILE))
     try:
-        with journal() as log:
+        with reporter() as log:
             check(chain, log, write_spec=True)
         print(chain.config.spec)
     except (UsageError, MigrationError) as error:

@@ -6,6 +6,7 @@ import argparse
 
 from pgvigil import project
 from pgvigil.commands.common import output
+from pgvigil.visible_sql import print_sql
 
 SUMMARY = "print the script that builds the schema with psql alone"
 
@@ -18,4 +19,4 @@ def run(arguments: argparse.Namespace) -> int:
     from pgvigil.migration import files, init_script
 
     script = init_script.generate(files.load(project.MIGRATIONS))
-    return output.generated(script, project.INIT_SQL if arguments.write else None)
+    return output.generated(script, project.INIT_SQL if arguments.write else None, print_sql)

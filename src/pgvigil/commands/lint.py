@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="the TimeZone of the server that the files are for: casts to timestamptz go by it (default: UTC, with a note)",
     )  # fmt: skip
     group = command.add_argument_group("report")
-    options.add_report_format(group)
+    options.add_report_format(group, "lint.formats")
     group.add_argument(
         "--locks", action="store_true", help="in text: also what each statement locks, rewrites and reads"
     )
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         report = lint(
             paths, schema=arguments.schema, target=target, zone=zone, since=arguments.since, search_path=search_path
         )
-        told = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
-        print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+        rendered = formats.render(report, arguments.format, locks=arguments.locks, colour=wants_colour(out))
+        print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code

@@ -76,7 +76,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.maintenance import job_runner, pg_cron
     from pgvigil.maintenance.client_jobs import Options
 
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if arguments.action == "watch":
         return _watch(target, how, every=arguments.every, as_json=arguments.json)
-    with journal() as log:
+    with reporter() as log:
         if arguments.action == "run":
             said = f"{arguments.job}: {job_runner.run(target, arguments.job, how, log)}"
             if arguments.job == "archive" and job_runner.keeps_archive(target):
@@ -151,7 +151,7 @@ def _watch(target: Target, options: Options, *, every: float, as_json: bool) -> 
     return 0
 
 
-_TOLD = 160  # characters of an error in a table for people
+_SHOWN = 160  # characters of an error in a table for people
 
 
 _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -182,7 +182,7 @@ def _jobs_text(jobs: list[Job], option: str) -> str:
             f"{job.job:<15}{_schedule(job):<24}{job.state:<11}{_moment(job.last_started):<21}{took:>9}  {next_due + mark:<30}{did}".rstrip()
         )
         if job.last_error:
-            lines.append(f"{'':<15}{job.last_error[:_TOLD]}{'…' if len(job.last_error) > _TOLD else ''}")
+            lines.append(f"{'':<15}{job.last_error[:_SHOWN]}{'…' if len(job.last_error) > _SHOWN else ''}")
     if waiting := [job.job for job in jobs if job.waits_for_consent]:
         lines += ["", *consent.waiting(waiting, option)]
     return page(lines)

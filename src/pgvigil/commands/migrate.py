@@ -14,7 +14,8 @@ from pgvigil import database
 from pgvigil.commands.common import options, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
-from pgvigil.text import counted, one_line, page, print_script
+from pgvigil.text import counted, one_line, page
+from pgvigil.visible_sql import print_sql
 
 if TYPE_CHECKING:
     from pgvigil.migration.chain import Run
@@ -54,37 +55,37 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.migration import runner
 
     target, options = required_target(arguments), runs.options_of(arguments)
     if arguments.sql and (arguments.json or not arguments.dry_run):
         raise UsageError("--sql prints the SQL of --dry-run", "Add --dry-run, and leave out --json.")
     if arguments.dry_run:
-        with journal() as log:
+        with reporter() as log:
             run, plan = runner.plan_only(target, options, log)
         if arguments.json:
             print(json.dumps(log.document | {"details": asdict(plan), "exit_code": 0}, indent=2, default=str))
         elif arguments.sql:
-            print_script(_plan_as_sql(run), sys.stdout)
+            print_sql(_plan_as_sql(run), sys.stdout)
         else:
             command = run.chain.command("migrate", schema=run.schema, option=target.option)
             print(_plan_as_text(plan, migrate=command))
         return 0
     try:
-        with journal() as log:
+        with reporter() as log:
             outcome = runner.migrate(target, options, log)
     except (PgvigilError, psycopg.Error) as failure:
         is_lost = isinstance(failure, psycopg.Error) and database.is_lost(failure)
         error = database.lost(failure) if is_lost else failure
         if arguments.json and isinstance(error, PgvigilError):
-            told = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
-            print(json.dumps(log.document | told, indent=2))
+            document = {"exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+            print(json.dumps(log.document | document, indent=2))
         if error is failure:
             raise
         raise error from failure
     if arguments.json:
-        told = {
+        document = {
             "exit_code": 0,
             "from": outcome.start,
             "to": outcome.end,
@@ -92,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
             "warnings": outcome.warnings,
             "waiting_for_consent": outcome.waiting,
         }
-        told |= {"seconds": round(outcome.seconds, 2)}
-        told |= {"undo": runner.undo_command(outcome, target)} if outcome.applied else {}
-        print(json.dumps(log.document | told, indent=2))
+        document |= {"seconds": round(outcome.seconds, 2)}
+        document |= {"undo": runner.undo_command(outcome, target)} if outcome.applied else {}
+        print(json.dumps(log.document | document, indent=2))
         return 0
     runs.print_outcome(outcome, target)
     return 0

@@ -30,12 +30,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from pgvigil.backup import create, restore
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.maintenance import backups
 
     target = required_target(arguments)
     archive = backups.named(arguments.archive, arguments.backup_dir or create.default_directory())
-    with journal() as log:
+    with reporter() as log:
         done = restore.restore(
             target, archive, overwrite_newer=arguments.overwrite_newer, log=log,
             run_owner_code=arguments.run_owner_code, accept_left_out=arguments.accept_left_out,

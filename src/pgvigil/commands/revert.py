@@ -19,11 +19,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.migration import runner
 
     target = required_target(arguments)
-    with journal() as log:
+    with reporter() as log:
         outcome = runner.revert(target, arguments.to, runs.options_of(arguments), log)
     runs.print_outcome(outcome, target)
     return 0

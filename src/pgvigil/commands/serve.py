@@ -10,15 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgvigil import project
+import psycopg
+
+from pgvigil import database, project
 from pgvigil.commands.common import options
 from pgvigil.commands.common.target import required_target
-from pgvigil.errors import UsageError
+from pgvigil.database import Target
+from pgvigil.errors import ConnectError, PreconditionError, UsageError
+from pgvigil.owner import UNDER_SUPERUSER
+from pgvigil.text import quoted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from pgvigil.database import Target
     from pgvigil.web.access import Authorize
 
 SUMMARY = "serve the dashboard, the HTTP API, health endpoints and /metrics; closed without a login"
@@ -79,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     loopback = is_loopback(host)
     authorize = _authorize(arguments, loopback=loopback)
     target = required_target(arguments)
+    _require_no_superuser(target)
     hosts = [*arguments.host, *({"localhost", "127.0.0.1", "[::1]", host} if loopback else ())]
     recorder = None if arguments.read_only else Recorder(target)
     app = application(
@@ -90,6 +95,20 @@ def run(arguments: argparse.Namespace) -> int:
         if recorder is not None:
             recorder.close()
     return 0
+
+
+def _require_no_superuser(target: Target) -> None:
+    """Raise PreconditionError for a superuser who would run code of the owner of the tables. Without a database nothing is known yet."""
+    try:
+        with database.connect(Target({"connect_timeout": "2", **target.parameters}, target.source), "serve") as conn:
+            row = conn.execute(UNDER_SUPERUSER).fetchone()
+    except (ConnectError, psycopg.Error):
+        return
+    if row:
+        raise PreconditionError(
+            f"this service would run code of {quoted(row[0])}, the owner of the tables, with the rights of a superuser",
+            f"Connect as a member of pgvigil_admin, or as {quoted(row[0])}.",
+        )
 
 
 def serve_alone(target: Target, listener: socket.socket, host: str, *, read_only: bool) -> None:

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
                     print(json.dumps(asdict(one), default=str), flush=True)
                     continue
                 took = f"{one.duration_ms} ms" if one.duration_ms is not None else ""
-                told = f"{one.execution_start_time:%H:%M:%S}  {one.username:<16}  {one.status:<9}  {took:>9}  {one.sql_text or ''}"
-                print(output.statement_line(f"{told}  {one.error_message or ''}"), flush=True)
+                line = f"{one.execution_start_time:%H:%M:%S}  {one.username:<16}  {one.status:<9}  {took:>9}  {one.sql_text or ''}"
+                print(output.statement_line(f"{line}  {one.error_message or ''}"), flush=True)
     return 0
 
 

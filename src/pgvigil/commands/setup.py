@@ -21,13 +21,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pgvigil.display import journal
+    from pgvigil.display import reporter
     from pgvigil.embedded import JobsProcess, PersistentServer
     from pgvigil.migration import setup
 
     target = named_target(arguments)
     embedded = None
-    with journal() as log:
+    with reporter() as log:
         if target is None:
             embedded = PersistentServer()
             log("starting the embedded server")

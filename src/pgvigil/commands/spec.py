@@ -11,6 +11,7 @@ from pgvigil.commands.common import options, output
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
 from pgvigil.text import print_script
+from pgvigil.visible_sql import print_sql
 
 SUMMARY = "specs of any database: write one, and make docs, tests or a JSON Schema from it"
 
@@ -102,7 +103,7 @@ def _tests(arguments: argparse.Namespace) -> int:
     from pgvigil.validate.export import pgtap
 
     declared = load_declaration(arguments.spec)
-    return output.generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None)
+    return output.generated(pgtap.script(declared, arguments.schema or declared.schema or "public"), None, print_sql)
 
 
 _ACTIONS = {"dump": _dump, "docs": _docs, "schema": _schema, "tests": _tests}

@@ -15,7 +15,7 @@ from pgvigil import database, project
 from pgvigil.commands.common import options, output, runs
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
-from pgvigil.text import print_script, trusted
+from pgvigil.text import trusted
 
 if TYPE_CHECKING:
     from pgvigil.database import Target
@@ -103,12 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
                     report = report.tested(with_source_line(spec, self_test(conn, schema, report.replaced)))
         if arguments.fix_sql:
             from pgvigil.validate import fix_sql
+            from pgvigil.visible_sql import print_sql
 
-            print_script(fix_sql(report), out)
+            print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=path, colour=wants_colour(out))
+            rendered = render(report, arguments.format, spec=path, colour=wants_colour(out))
             # These two make visible what others wrote, and have colours or commands of their own.
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if without:
         print(f"hint: {_way_in(without, target)}", file=sys.stderr)
     if arguments.output:
@@ -145,10 +146,12 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
         with database.connect(required_target(arguments), "validate") as conn:
             report = validate(conn, declared, schema, strict=arguments.strict)
         if arguments.fix_sql:
-            print_script(fix_sql(report), out)
+            from pgvigil.visible_sql import print_sql
+
+            print_sql(fix_sql(report), out)
         else:
-            told = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
-            print(told, file=trusted(out) if arguments.format in ("text", "github") else out)
+            rendered = render(report, arguments.format, spec=config.spec, colour=wants_colour(out))
+            print(rendered, file=trusted(out) if arguments.format in ("text", "github") else out)
     if arguments.output:
         print(f"{report.verdict}; written to {arguments.output}", file=sys.stderr)
     return report.exit_code
@@ -192,7 +195,7 @@ def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
-    """None too where the ledger cannot be read: that is for the report to tell, if the tables lie where they mostly do."""
+    """None too where the ledger cannot be read: the report says it, if the tables are where they mostly are."""
     from pgvigil.migration import ledger
 
     try:

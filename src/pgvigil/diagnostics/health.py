@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.diagnostics.remake import remake
 from pgvigil.errors import PreconditionError
+from pgvigil.live.redact import hide_secrets
 from pgvigil.maintenance import job_runner
 from pgvigil.migration import preflight
 from pgvigil.progress import Reporter
@@ -60,6 +61,11 @@ class Repair:
     total_content_bytes: int
 
 
+_CHECK = "text, numeric, numeric, numeric, text, text, text, text"
+_SETTING = "text, text, text, text, text, text"
+_REPAIR = "uuid, bigint, bigint, bigint, bigint, bigint, bigint"
+
+
 @dataclass(frozen=True)
 class Health:
     """The worst comes first in `checks`."""
@@ -96,7 +102,7 @@ class Health:
 
 
 def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool = False) -> Health:
-    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `tell`.
+    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `log`.
 
     Raises ConnectError, PreconditionError for a database that is not migrated as far as this, and what remake() raises.
     """
@@ -116,10 +122,15 @@ def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool =
             if repair:
                 remade = remake(conn, log)
                 log.progress("recounting sessions")
-                repaired = tuple(other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()"))
+                repaired = tuple(
+                    other_state.rows(conn, Repair, "SELECT * FROM pgvigil.recount_session_counters()", _REPAIR)
+                )
             query = f"SELECT * FROM pgvigil.integrity_report({'true' if deep else 'false'})"
-            checks = tuple(other_state.rows(conn, Check, query))
-            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()"))
+            checks = tuple(
+                replace(check, detail=hide_secrets(check.detail)) if check.detail else check
+                for check in other_state.rows(conn, Check, query, _CHECK)
+            )
+            settings = tuple(other_state.rows(conn, Setting, "SELECT * FROM pgvigil.settings_report()", _SETTING))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise PreconditionError(
                 "this database has no integrity report: it is not migrated, or not as far as this pgvigil is",

@@ -35,8 +35,8 @@ def remake(conn: psycopg.Connection[Any], log: Reporter) -> tuple[str, ...]:
     found = conn.execute("SELECT kind, name, coalesce(of_table, ''), found FROM pgvigil.replaced_objects()").fetchall()
     if not found:
         return ()
-    told = [f"{kind} {name}{f' on {table}' if table else ''}, which {_was(was)}" for kind, name, table, was in found]
-    for one in told:
+    lines = [f"{kind} {name}{f' on {table}' if table else ''}, which {_was(was)}" for kind, name, table, was in found]
+    for one in lines:
         log(f"making again: {one}")
     row = conn.execute("SELECT pgvigil.application_schema()::text").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
@@ -64,7 +64,7 @@ def remake(conn: psycopg.Connection[Any], log: Reporter) -> tuple[str, ...]:
             f"something else is in the place of an object of pgvigil: {error.diag.message_primary}",
             "Rename or drop it, then run this again. Nothing was changed.",
         ) from error
-    return tuple(told)
+    return tuple(lines)
 
 
 def _was(found: str) -> str:

@@ -18,6 +18,7 @@ from pgvigil import database
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
 from pgvigil.migration import preflight
+from pgvigil.owner import confined, execute, rows
 from pgvigil.shipped import require_shipped
 
 _ACTIVE = """
@@ -89,14 +90,56 @@ def kill(target: Target, session: str, mode: str, grace: float) -> str:
     identity = _identity(session)
     with _connect(target) as conn:
         preflight.require_primary(conn)  # each attempt is written down
-        row = conn.execute(
-            "SELECT ok, reason FROM instrumentation.kill_session(%s, %s, make_interval(secs => %s))",
-            (identity, mode, grace),
-        ).fetchone()
-    ok, reason = row or (False, "no answer")
+        if confined(conn):
+            ok, reason = _kill_confined(conn, identity, mode, grace)
+        else:
+            row = conn.execute(
+                "SELECT ok, reason FROM instrumentation.kill_session(%s, %s, make_interval(secs => %s))",
+                (identity, mode, grace),
+            ).fetchone()
+            ok, reason = row or (False, "no answer")
     if not ok:
         raise PreconditionError(f"not killed: {reason}", "See pgvigil sessions list; each attempt is recorded.")
     return str(reason)
+
+
+def _kill_confined(conn: psycopg.Connection, session: UUID, mode: str, grace: float) -> tuple[bool, str]:
+    """Do what instrumentation.kill_session does: judge and record in functions of the owner's, and signal with the caller's rights."""
+    judge = "SELECT j.refusal, j.target_pid, j.target_start, j.was_killed FROM instrumentation.judge_kill(%s, %s) j"
+    columns = "refusal text, pid integer, start timestamptz, was_killed boolean"
+    [(refusal, pid, start, was_killed)] = rows(conn, columns, judge, (session, mode))
+    if refusal is not None or was_killed:
+        return refusal is None, refusal or "already killed"
+    ok, reason = True, "cancelled its statement"
+    if mode == "cancel":
+        gone = not _signal(conn, "pg_cancel_backend", pid, start)
+    else:
+        gone = mode == "escalate" and (
+            not _signal(conn, "pg_cancel_backend", pid, start) or _ends(conn, pid, start, grace)
+        )
+        if not gone:
+            _signal(conn, "pg_terminate_backend", pid, start)
+            gone = _ends(conn, pid, start, grace)
+            reason = "terminated" if gone else "told to terminate, and has not ended yet"
+    finish = "SELECT instrumentation.finish_kill(%s, %s, %s, %s, %s)"
+    execute(conn, finish, (session, mode, ok, reason, gone))
+    return ok, reason
+
+
+def _signal(conn: psycopg.Connection, function: str, pid: int, start: datetime) -> bool:
+    query = f"SELECT {function}(a.pid) FROM pg_stat_activity a WHERE a.pid = %s AND a.backend_start = %s AND a.backend_type = 'client backend'"
+    return conn.execute(query.encode(), (pid, start)).fetchone() is not None
+
+
+def _ends(conn: psycopg.Connection, pid: int, start: datetime, grace: float) -> bool:
+    """Return true if a server process ends within so many seconds."""
+    deadline = time.monotonic() + grace
+    query = "SELECT 1 FROM pg_stat_activity a WHERE a.pid = %s AND a.backend_start = %s"
+    while conn.execute(query, (pid, start)).fetchone():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def follow(target: Target, session: str | None = None, *, every: float = 1.0) -> Iterator[Statement]:

@@ -38,6 +38,7 @@ from pgvigil.embedded.process import (
     tail,
 )
 from pgvigil.errors import ConnectError, UsageError
+from pgvigil.posix_acl import has_acl
 
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path, less the closing NUL
 STOP_TIMEOUT = 60.0
@@ -147,10 +148,14 @@ class PersistentServer:
             reason = error.strerror
         else:
             # A user who may write there can replace `data`, whose configuration the server obeys.
-            group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
+            group = found.st_mode & stat.S_IWGRP and (found.st_gid != os.getegid() or has_acl(self.home))
             if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH and not group:
                 return
-            writers = "every user" if found.st_mode & stat.S_IWOTH else f"group {found.st_gid}"
+            writers = (
+                "every user"
+                if found.st_mode & stat.S_IWOTH
+                else f"group {found.st_gid}, or a user of an access control list,"
+            )
             reason = f"{writers} may write to it" if found.st_uid == os.geteuid() else "it belongs to another user"
         raise UsageError(
             f"{self.home} cannot hold a server of this user: {reason}.",

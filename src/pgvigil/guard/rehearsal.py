@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -244,8 +244,3 @@ class _LockTrace(Observer):
                         self.longest[oid, mode] = held, query
         except psycopg.Error as error:  # what was not seen must not pass for what was not there
             self.error = error
-
-
-def told(rehearsed: Rehearsed) -> dict[str, Any]:
-    """For the JSON report."""
-    return asdict(rehearsed)

@@ -29,7 +29,7 @@ from pgvigil.errors import InvalidSchemaError, MigrationError, PgvigilError, Pre
 from pgvigil.guard import rehearsal
 from pgvigil.guard.command import Command, environment_of, in_words
 from pgvigil.guard.sessions import Own, Route
-from pgvigil.guard.watch import Watch, find, moment, terminate
+from pgvigil.guard.watch import WaitMonitor, find, moment, terminate
 from pgvigil.migration import ledger, preflight
 from pgvigil.progress import Reporter
 from pgvigil.text import quoted
@@ -268,7 +268,7 @@ def _once(
     with start({**order, "since": since}) as command:
         own = Own(route, command.sockets, order["token"], options.application_name)
         try:
-            with Watch(
+            with WaitMonitor(
                 lambda: database.connect(target, "guard (watch)"), own, since, options.max_wait_ms, log
             ) as watch:
                 outcome.status = command.wait(lambda: watch.busy)
@@ -291,7 +291,7 @@ def _once(
     return len(watch.cancelled)
 
 
-def _unwatched(own: Own, watch: Watch, seconds: float) -> list[str]:
+def _unwatched(own: Own, watch: WaitMonitor, seconds: float) -> list[str]:
     """Return the reasons why lock waits were not bounded."""
     found = []
     if own.shared:

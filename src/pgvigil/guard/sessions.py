@@ -1,7 +1,7 @@
 """The sessions of the server that belong to the command. Only these are ever cancelled.
 
 A session is the command's where the kernel says so: over TCP, a process of the command holds the other end of that very
-connection. Over a Unix socket the server tells no port, so the session has to carry the random application_name that only the
+connection. Over a Unix socket the server does not know a port, so the session has to carry the random application_name that only the
 command was given, and a process of the command has to hold a connection to the server's socket, not to a pooler's. Otherwise
 the user declares an application_name (`--application-name`) that no session had before.
 """
@@ -55,7 +55,7 @@ class Route:
     def of(cls, conn: psycopg.Connection) -> Route:
         """Of a connection that is open."""
         row = conn.execute(_SERVER).fetchone()
-        assert row is not None  # noqa: S101 - it is no query of a table
+        assert row is not None  # noqa: S101 - this is not a query of a table
         port, seen, seen_port, _ = row
         host = conn.info.host
         if host.startswith("/"):

@@ -22,7 +22,7 @@ from pgvigil.progress import Reporter
 
 _LOOK_EVERY = 0.02  # seconds
 _AGAIN = 0.5  # seconds after which a statement that was cancelled and still waits is cancelled once more
-_TELL_AFTER, _TELL_AGAIN = 1.0, 10.0
+_REPORT_AFTER, _REPORT_AGAIN = 1.0, 10.0
 # In these a waiting statement stops readers or writers who come after it.
 _QUEUES = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
 
@@ -82,7 +82,7 @@ class _Wait:
     ms: float | None
 
 
-class Watch:
+class WaitMonitor:
     """`with Watch(…) as watch: …` looks until the block ends. `connect` opens a connection of its own, and another when that is lost."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Watch:
         self._max_wait_ms = max_wait_ms
         self._log = log
         self._conn: psycopg.Connection | None = None
-        self._told: dict[tuple[Session, str | None], float] = {}
+        self._due: dict[tuple[Session, str | None], float] = {}
         self._asked: dict[tuple[Session, str | None], float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgvigil guard", daemon=True)
@@ -148,13 +148,13 @@ class Watch:
             return
         # A build that waits for old snapshots stops nobody, and is a cripple when it is cancelled.
         if wait.kind == "virtualxid":
-            self._tell(conn, session, query, wait)
+            self._report(conn, session, query, wait)
             return
         if time.monotonic() < self._asked.get((session, wait.began), 0.0):
             return  # it was cancelled a moment ago, and has not come to it yet
         blocked = self._count(conn, session)
         if not blocked and not (wait.kind == "relation" and wait.mode in _QUEUES):
-            self._tell(conn, session, query, wait)
+            self._report(conn, session, query, wait)
             return
         blockers = self._blockers(conn, session)
         try:
@@ -175,11 +175,11 @@ class Watch:
             )
             self._log.add("cancelled", asdict(self.cancelled[-1]))
 
-    def _tell(self, conn: psycopg.Connection, session: Session, query: str, wait: _Wait) -> None:
+    def _report(self, conn: psycopg.Connection, session: Session, query: str, wait: _Wait) -> None:
         key, clock = (session, wait.began), time.monotonic()
-        due = self._told.setdefault(key, clock + _TELL_AFTER - self._max_wait_ms / 1000)
+        due = self._due.setdefault(key, clock + _REPORT_AFTER - self._max_wait_ms / 1000)
         if clock >= due:
-            self._told[key] = clock + _TELL_AGAIN
+            self._due[key] = clock + _REPORT_AGAIN
             self._log(f"  the command waits for {names(self._blockers(conn, session))}, and stops nobody: {query}")
 
     def _count(self, conn: psycopg.Connection, session: Session) -> int:

@@ -15,7 +15,7 @@ from pgvigil.errors import UsageError
 ENGINES = ("duckdb", "spark")
 Name: TypeAlias = Literal["duckdb", "spark"]
 
-# Asks one question of some files. In the SQL, {files} is the table, {micros} the name of the function that tells the microseconds since
+# Asks one question of some files. In the SQL, {files} is the table, {micros} the name of the function that returns the microseconds since
 # 1970, {div} the division of integers, and {time} the name of the type of a moment.
 Ask: TypeAlias = Callable[[str, Sequence[Path]], list[tuple[Any, ...]]]
 

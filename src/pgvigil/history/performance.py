@@ -93,7 +93,7 @@ def summaries_query(span: Span) -> str:
 
 
 def archived(span: Span, archives: list[Archive], ask: Ask, moved_to: str | None = None) -> list[tuple[Any, ...]]:
-    """Read archives: of those that lie wholly within the time the summary, of others the rows."""
+    """Read archives: of those that are wholly within the time the summary, of others the rows."""
     with paths_and_summaries(archives, span, moved_to) as (files, summaries):
         return ask(files_query(span), files) + ask(summaries_query(span), summaries)
 

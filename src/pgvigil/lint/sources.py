@@ -82,7 +82,7 @@ def _order(path: Path) -> tuple[tuple[int, ...], str]:
 
 
 def read(path: Path, rules: Collection[str]) -> Source:
-    """Raises UsageError with file and line for what is no SQL, and for a comment that allows something it does not name."""
+    """Raises UsageError with file and line for text that is not SQL, and for a comment that allows something it does not name."""
     try:
         script = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -31,9 +31,9 @@ from pgvigil.live.spill import Record, Segment, Spill, SpillFull, open_private
 from pgvigil.live.writer import BadRow, Batch, Ended, Probe, Unavailable, Uncertain, UnknownSession, Writer
 
 LOOK: Final = 60.0  # seconds between two searches for files that dead processes left
-_LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
+LONGEST_PAUSE: Final = 5.0  # seconds between two attempts to reach the database
 _PIECE: Final = 500  # lines encoded in one go
-_QUARANTINE_BYTES: Final = 16 << 20
+QUARANTINE_BYTES: Final = 16 << 20
 _LONGEST_QUARANTINED: Final = 1 << 20  # characters of a row; a longer row is cut to this, and its length is noted
 _LONGEST_DETAILS: Final = 10_000
 _RECONNECTIONS: Final = 3  # immediate attempts in a row before the server counts as lost
@@ -260,7 +260,7 @@ class Delivery:
         if self._reconnections > _RECONNECTIONS:
             self.fail(error)
         else:
-            self._put_back()
+            self._return_to_spill()
 
     def fail(self, error: Exception) -> None:
         """Schedule a retry after the database failed to take the records in hand, and start the clock for spilling."""
@@ -269,14 +269,14 @@ class Delivery:
         self.server_starts = bool(_STARTING.search(str(error)))
         now = time.monotonic()
         self.lost_at = now if self.lost_at is None else self.lost_at
-        self._pause = min(max(2 * self._pause, 0.1), _LONGEST_PAUSE)
+        self._pause = min(max(2 * self._pause, 0.1), LONGEST_PAUSE)
         self.next_try = now + self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that clients do not reconnect together
-        self._put_back()
+        self._return_to_spill()
 
     def end(self, move: Callable[[], None]) -> None:
         """Spill the remaining records by `move`, whatever failed before. Records that `move` leaves are lost."""
         self.spill_again = 0.0
-        self._put_back()
+        self._return_to_spill()
         move()
         self._hand.clear()
         self._writer.close()
@@ -291,7 +291,7 @@ class Delivery:
     def disconnect(self) -> None:
         self._writer.close()
 
-    def _put_back(self) -> None:
+    def _return_to_spill(self) -> None:
         if self._hand and self._hand[-1].segment:
             self._hand.clear()  # its rows and its mark are on disk
 
@@ -312,7 +312,7 @@ class Delivery:
             end, probe = segment.uncertain
             done = [record for record in records if record.end <= end]
             if done and self._writer.committed(probe):
-                self._settle(_Batch.of_records(done, segment))
+                self._count_written(_Batch.of_records(done, segment))
                 return
             segment.uncertain = None
         if records:
@@ -345,7 +345,7 @@ class Delivery:
             try:
                 if part.probe and self._writer.committed(part.probe):
                     self._hand.pop()
-                    self._settle(part)
+                    self._count_written(part)
                     continue
                 part.probe = None
                 self._writer.write(part.batch, part.mark if part.segment else None)
@@ -365,7 +365,7 @@ class Delivery:
                 self._drop(self._hand.pop(), error)
             else:
                 self._hand.pop()
-                self._settle(part, time.monotonic() - self.began)
+                self._count_written(part, time.monotonic() - self.began)
 
     def _unknown(self, part: _Batch, error: BadRow) -> list[int]:
         with suppress(BadRow):
@@ -373,7 +373,7 @@ class Delivery:
                 return self._writer.unknown(part.rows)
         return []
 
-    def _settle(self, part: _Batch, seconds: float | None = None) -> None:
+    def _count_written(self, part: _Batch, seconds: float | None = None) -> None:
         """Count the part as written."""
         self._database_is_there()
         if part.segment:
@@ -423,7 +423,7 @@ class Delivery:
             path = self._directory / f"{self._tag}-quarantine.jsonl"
             handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(handle, "a", encoding="utf-8") as file:
-                room = _QUARANTINE_BYTES - os.fstat(handle).st_size
+                room = QUARANTINE_BYTES - os.fstat(handle).st_size
                 for kind, line in rows:
                     entry: dict[str, str | int] = {
                         "at": at,

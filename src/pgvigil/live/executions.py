@@ -290,8 +290,8 @@ class TrackedExecution:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         seconds = time.perf_counter() - self._began
         with suppress(Exception):
-            told = {name: value for name in _SETTABLE if (value := getattr(self, name))}
-            details = {**self._details, **told, "execution_time": seconds, "started_at": self._started_at}
+            given = {name: value for name in _SETTABLE if (value := getattr(self, name))}
+            details = {**self._details, **given, "execution_time": seconds, "started_at": self._started_at}
             status = self.status
             if error is not None:
                 status, details["error_type"], details["error_message"], sqlstate = classify(error)

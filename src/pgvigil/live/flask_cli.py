@@ -90,7 +90,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
     @click.group(GROUP, help="What the SQLAlchemy sessions of all workers do.")
     def group() -> None:
         if monitor.reporter is not None:
-            monitor.reporter.abandon()  # a command is no worker
+            monitor.reporter.abandon()  # a command is not a worker
 
     @group.command()
     @this_process

@@ -27,6 +27,7 @@ from pgvigil.live.monitor_report import NOTHING, Reporter, difference
 from pgvigil.live.monitor_workers import Application
 from pgvigil.live.patching import Undo
 from pgvigil.live.recorder import Recorder, counts_of_process
+from pgvigil.text import counted
 
 REPORT_EVERY: Final = 10.0  # seconds
 HISTORY_EVERY: Final = 60.0
@@ -49,13 +50,13 @@ class SessionPerformanceMonitor:
         self.application = "application"
         self.reporter: Reporter | None = None
         self._counts = Counts()
-        self._by_hand: list[None] = []  # sessions whose creation was recorded, and not their closure
+        self._recorded: list[None] = []  # sessions whose creation was recorded, and not their closure
         self._engines: dict[str, Any] = {}
         self._seen_pools: dict[str, float | None] = {}  # gauges of engines that are not attached
         self._undos: list[Undo] = []
         self._recorder: Recorder | None = None
         self._log_interval: float | None = None  # set in this process
-        self._told_interval: float | None = None  # set for the application, in the database
+        self._database_interval: float | None = None  # set for the application, in the database
         self._reset()
         _monitors.add(self)
 
@@ -73,7 +74,7 @@ class SessionPerformanceMonitor:
     def attach(self, session_factory: Any = None, engine: Any = None, *, pool: str = "default") -> Undo:
         """Count the sessions of a factory, and the pool of an engine under the name `pool`, until the callable returned is called.
 
-        Raises TypeError for what is no factory, ValueError for one that another monitor counts. Again does nothing.
+        Raises TypeError for anything but a factory, ValueError for one that another monitor counts. Again does nothing.
         """
         from pgvigil.live import orm
 
@@ -136,7 +137,7 @@ class SessionPerformanceMonitor:
             interval,
             self._snapshot_with_recorders,
             self._gauges_with_recorders,
-            self._set_told_interval,
+            self._set_database_interval,
         )
         self.reporter.start()
         self._start()
@@ -160,8 +161,8 @@ class SessionPerformanceMonitor:
     def record_session_creation(self, duration: float | None = None) -> None:
         """A session was created, which took so many seconds."""
         self._timed("creation", "creations", duration)
-        self._by_hand.append(None)
-        now = len(self._by_hand) + len(self._counts.open)
+        self._recorded.append(None)
+        now = len(self._recorded) + len(self._counts.open)
         if now > self._counts.peak:
             self._counts.peak = now
 
@@ -169,7 +170,7 @@ class SessionPerformanceMonitor:
         """A session was closed, which took so many seconds."""
         self._timed("cleanup", "closures", duration)
         with suppress(IndexError):
-            self._by_hand.pop()
+            self._recorded.pop()
 
     def record_session_commit(self) -> None:
         """A unit of work was committed."""
@@ -195,7 +196,7 @@ class SessionPerformanceMonitor:
         if object_type:
             self._emit(f"recovered/{str(object_type)[:60]}")
 
-    def record_session_reattachment(self, object_type: str = "") -> None:  # noqa: ARG002 - told by the recovery
+    def record_session_reattachment(self, object_type: str = "") -> None:  # noqa: ARG002 - the recovery passes it
         """An object was put into another session."""
         self._emit("reattachments")
 
@@ -239,8 +240,8 @@ class SessionPerformanceMonitor:
         done = monitor_requests.end(self._counts, request_id)
         if done and (done["errors"] or done["detached"] or done["duration"] > self.slow_session_threshold):
             self._to_log.append(
-                f"request {done['endpoint'] or request_id} took {done['duration']:.3f} s: {done['errors']} errors,"
-                f" {done['detached']} detached instances, {done['operations'].get('creation', 0)} sessions"
+                f"request {done['endpoint'] or request_id} took {done['duration']:.3f} s: {counted(done['errors'], 'error')},"
+                f" {counted(done['detached'], 'detached instance')}, {counted(done['operations'].get('creation', 0), 'session')}"
             )
         return done
 
@@ -251,7 +252,7 @@ class SessionPerformanceMonitor:
         from pgvigil.live.orm import pool_gauges
 
         found: dict[str, float | None] = {
-            "active_sessions": (opened := len(self._counts.open) + len(self._by_hand)),
+            "active_sessions": (opened := len(self._counts.open) + len(self._recorded)),
             "busiest_process": opened,  # of all workers the highest, where the others are added up
             "peak_active_sessions": self._counts.peak,
             **self._seen_pools,
@@ -296,9 +297,9 @@ class SessionPerformanceMonitor:
         self._logged_at = monotonic()
         self._start()
 
-    def _set_told_interval(self, seconds: float | None) -> None:
-        if seconds != self._told_interval:
-            self._told_interval, self._logged_at = seconds, monotonic()
+    def _set_database_interval(self, seconds: float | None) -> None:
+        if seconds != self._database_interval:
+            self._database_interval, self._logged_at = seconds, monotonic()
 
     # --- the thread that adds up -------------------------------------------------------------------------------------
 
@@ -325,7 +326,7 @@ class SessionPerformanceMonitor:
         while self._to_log:
             self.logger.warning("%s", self._to_log.popleft())
         now = monotonic()
-        interval = self._told_interval or self._log_interval
+        interval = self._database_interval or self._log_interval
         if interval and now - self._logged_at >= interval:
             self._logged_at = now
             self.logger.info("session summary of process %d\n%s", os.getpid(), self.get_performance_summary())
@@ -352,7 +353,7 @@ class SessionPerformanceMonitor:
         """In the child: another process, with counts of its own."""
         was_running, reporter = self._thread is not None, self.reporter
         self._counts.after_fork()
-        self._by_hand.clear()
+        self._recorded.clear()
         self._counts.requests.clear()
         self._reset()
         if reporter is not None:
@@ -363,18 +364,18 @@ class SessionPerformanceMonitor:
 
 
 _monitors: weakref.WeakSet[SessionPerformanceMonitor] = weakref.WeakSet()
-_global: SessionPerformanceMonitor | None = None
+of_this_process: SessionPerformanceMonitor | None = None
 _making = threading.Lock()
 
 
 def get_performance_monitor() -> SessionPerformanceMonitor:
     """That of this process; made when it is first asked for."""
-    global _global  # noqa: PLW0603, RUF100 - one a process is what the name says
-    if _global is None:
+    global of_this_process  # noqa: PLW0603, RUF100 - one a process is what the name says
+    if of_this_process is None:
         with _making:
-            if _global is None:
-                _global = SessionPerformanceMonitor()
-    return _global
+            if of_this_process is None:
+                of_this_process = SessionPerformanceMonitor()
+    return of_this_process
 
 
 def initialize_performance_monitoring(

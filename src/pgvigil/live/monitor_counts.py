@@ -162,7 +162,7 @@ class Counts:
 
 
 def split(counters: dict[str, int]) -> dict[str, int]:
-    """Ends of units of work as the counts that they stand for."""
+    """Ends of units of work as the counts that they represent."""
     for outcome, begun in BEGUN.items():
         if number := counters.pop(begun, 0):
             counters["begins"] = counters.get("begins", 0) + number

@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from pgvigil.live.monitor_counts import mean, observations, quantile
+from pgvigil.text import counted
 
 Counters = Mapping[str, int]
 Histograms = Mapping[str, list[int]]
 Gauges = Mapping[str, float | None]
 Status = Literal["healthy", "degraded", "unhealthy"]
+AlertType = Literal[
+    "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
+]
 
 SLOW_SECONDS: Final = 1.0
 HIGH_ERROR_RATE: Final = 0.05
@@ -28,9 +32,7 @@ _POOL_GAUGES: Final = ("pool_size", "checked_out", "checked_in", "overflow", "ma
 class Alert:
     """One thing that is not as it should be."""
 
-    type: Literal[
-        "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
-    ]
+    type: AlertType
     severity: Literal["warning", "critical"]
     message: str
     threshold: float
@@ -217,13 +219,13 @@ def summary(of: Mapping[str, Mapping[str, Any]]) -> str:
             f" {sessions['leaked']} leaked; {sessions['active_sessions']:g} active, peak {sessions['peak_active_sessions']:g}",
             f"work        {sessions['commits']} committed, {sessions['rollbacks']} rolled back, {sessions['discarded']} ended by neither",
             f"errors      {sessions['errors']} ({sessions['error_rate']:.1%} of the units of work)",
-            f"detached    {recovery['detached_instance_errors']} errors, {recovery['missing_greenlet_errors']} of a missing greenlet;"
+            f"detached    {counted(recovery['detached_instance_errors'], 'error')}, {recovery['missing_greenlet_errors']} of a missing greenlet;"
             f" {recovery['detached_instance_recoveries']} recoveries, {recovery['failed_recoveries']} failed",
             f"durations   session {_ms(sessions['average_duration'])}, creation {_ms(performance['avg_creation_time'])},"
             f" cleanup {_ms(performance['avg_cleanup_time'])}; 95 % of the sessions within {_ms(performance['p95'])}",
             f"pool        {_number(pool['checked_out'])} of {_number(pool['capacity'])} connections in use"
             f" ({_share(pool['utilization'])}), {_number(pool['overflow'])} overflow, {_number(pool['pending'])} waiting,"
-            f" {pool['timeouts']} timeouts",
+            f" {counted(pool['timeouts'], 'timeout')}",
         )
     )
 

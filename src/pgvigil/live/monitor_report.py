@@ -51,14 +51,14 @@ class Reporter:
         interval: float,
         state: Callable[[], State],
         gauges: Callable[[], dict[str, float | None]],
-        told_interval: Callable[[float | None], None],
+        on_interval: Callable[[float | None], None],
     ) -> None:
         self.target = target
         self.application = application[:100] or "application"
         self.interval = interval
         self._state = state
         self._gauges = gauges
-        self._told_interval = told_interval  # is told at which interval the database wants summaries to be logged
+        self._on_interval = on_interval  # called with the interval at which the database wants summaries to be logged
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -85,7 +85,7 @@ class Reporter:
             self._thread.join(timeout)
 
     def abandon(self) -> None:
-        """End without a word: this process is no worker."""
+        """End without a report: this process is not a worker."""
         self._abandoned = True
         self._ended.set()
 
@@ -94,7 +94,7 @@ class Reporter:
         while not ended:
             ended = self._ended.wait(self.interval)
             if self._abandoned or (ended and not self._registered and not any(self._state()[0].values())):
-                return  # a command that has done nothing is no worker
+                return  # a command that has done nothing is not a worker
             try:
                 self.report(ended=ended)
             except (PgvigilError, psycopg.Error, OSError) as error:
@@ -150,5 +150,5 @@ class Reporter:
             self.id, self._registered, self._number = str(uuid4()), False, 0
             return False
         self._taken = now
-        self._told_interval(None if log_interval is None else log_interval.total_seconds())
+        self._on_interval(None if log_interval is None else log_interval.total_seconds())
         return True

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from pgvigil.live.monitor_counts import CLOSED, Counts, Event, current_request, split
 
-_OPEN_REQUESTS: Final = 10_000  # those that nobody ends are forgotten
+OPEN_REQUESTS: Final = 10_000  # those that nobody ends are forgotten
 _OPERATIONS_KEPT: Final = 1_000  # of one request
 
 
@@ -25,7 +25,7 @@ class _Request:
 
 def begin(counts: Counts, endpoint: str) -> str:
     """Begin a request of this thread or task; return its id."""
-    if len(counts.requests) >= _OPEN_REQUESTS:
+    if len(counts.requests) >= OPEN_REQUESTS:
         with suppress(StopIteration, KeyError, RuntimeError):
             del counts.requests[next(iter(counts.requests))]
     request_id = uuid4().hex

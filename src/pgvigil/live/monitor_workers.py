@@ -15,7 +15,7 @@ from psycopg import errors
 from pgvigil.errors import NoWorkerError, PreconditionError, UsageError
 from pgvigil.live import monitor_metrics
 from pgvigil.live.own_transaction import own_transaction
-from pgvigil.text import one_line, page
+from pgvigil.text import counted, one_line, page
 
 _MAY_READ: Final = "SELECT pg_catalog.has_table_privilege('pgvigil.session_monitor', 'SELECT')"
 # A login that may only report sees what its own workers have reported.
@@ -55,7 +55,7 @@ class Application:
         """The application on one line."""
         status, issues = monitor_metrics.health(self.metrics)
         ago = max(timedelta(0), self.read_at - self.last_seen_at).total_seconds()
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        workers = counted(self.workers, "worker")
         why = f" ({', '.join(issues)})" if issues else ""
         return one_line(
             f"{self.application} (login {self.reported_by}): {status}{why}; {workers}, last seen {ago:.0f} s ago"
@@ -128,8 +128,8 @@ def status_text(found: Sequence[Application]) -> str:
         used = "-" if pool["utilization"] is None else f"{pool['utilization']:.0%}"
         lines += [
             one.head(),
-            f"  {sessions['active_sessions']:g} sessions active, {sessions['leaked']} leaked, {sessions['errors']} errors;"
-            f" the fullest pool is used to {used}, {pool['timeouts']} timeouts",
+            f"  {counted(round(sessions['active_sessions']), 'session')} active, {sessions['leaked']} leaked, {counted(sessions['errors'], 'error')};"
+            f" the fullest pool is used to {used}, {counted(pool['timeouts'], 'timeout')}",
         ]
     return page(lines)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # how that ended.
 _OPEN: Final = "_pgvigil_open"
 _BEGUN: Final = "_pgvigil_begun"
-_SETTLED: Final = "_pgvigil_settled"
+_OUTCOME: Final = "_pgvigil_settled"
 _MONITORED: Final = "_pgvigil_monitored"  # of a class
 _UNDOS: Final = "_pgvigil_undos"  # of a pool, by monitor
 
@@ -147,7 +147,7 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
 
     def after_commit(session: Session) -> None:
         if not session.in_nested_transaction():
-            session.__dict__[_SETTLED] = "commits"
+            session.__dict__[_OUTCOME] = "commits"
         else:
             emit("savepoint_releases")
 
@@ -156,14 +156,14 @@ def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
         if session._flushing and (error := sys.exception()) is not None:
             _failed(error, emit)
         if not session.in_nested_transaction():
-            session.__dict__[_SETTLED] = "rollbacks"
+            session.__dict__[_OUTCOME] = "rollbacks"
         else:
             emit("savepoint_rollbacks")
 
     def after_transaction_end(session: Session, transaction: Any) -> None:
         if transaction.parent is None:
             state = session.__dict__
-            outcome = state.pop(_SETTLED, "discarded")
+            outcome = state.pop(_OUTCOME, "discarded")
             emit(BEGUN[outcome] if state.pop(_BEGUN, False) else outcome)
 
     undos = [

@@ -1,6 +1,6 @@
 """Records without slowing the callers: they append to a bounded queue, and one thread takes records from it.
 
-The worker takes batches from the queue and delivers them (delivery.py). This module decides when: what wakes the worker, how
+The worker takes batches from the queue and delivers them (dispatcher.py). This module decides when: what wakes the worker, how
 long it waits for more records, when it spills what the database does not accept, and how recording ends.
 
 More than 400 lines: one class, which is the public interface, with the state that its thread and its callers share.
@@ -121,7 +121,7 @@ class Recorder:
         self._delivery = Delivery(self._target, self._directory, self._spill_limit, self._batch_size, self._counters)
         self._thread: threading.Thread | None = None
         self._closing = self._closed = self._abandoned = False
-        self._told_dropped = 0  # number of dropped records that a flush has reported
+        self._reported_dropped = 0  # number of dropped records that a flush has reported
         self._failures_before_close = 0
         self._hurry = 0  # up to this position in the stream of records, flush() waits
         self._next_report = time.monotonic() + (self._interval or math.inf)
@@ -233,12 +233,12 @@ class Recorder:
             while counters.taken - counters.in_hand < target:
                 if self._closed or not counters.lock.wait(deadline - time.monotonic()):
                     return "timeout"
-            return self._outcome(since=self._told_dropped)
+            return self._outcome(since=self._reported_dropped)
 
     def _outcome(self, *, since: int) -> Outcome:
         """Return the outcome. Called with the lock of the counters held, when memory is empty."""
         count = self._counters.count
-        self._told_dropped = count["dropped"]
+        self._reported_dropped = count["dropped"]
         if count["dropped"] > since:
             return "dropped"
         return "spilled" if count["spill_pending"] else "written"

@@ -1,7 +1,7 @@
 """Access to objects whose session is gone: they are attached again, and that is counted.
 
 An object without changes is merged without asking the database; one with changes is merged with them; where neither can be done it
-is loaded anew by its identity.
+is loaded again by its identity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AnySession = Session | scoped_session[Any]
 def ensure_attached(instance: T, session: AnySession) -> T:
     """`instance` if it is in this session, else one with the same identity that is.
 
-    Raises UnmappedInstanceError for what is no mapped object, ValueError for one that was never in the database or is in another
+    Raises UnmappedInstanceError for anything but a mapped object, ValueError for one that was never in the database or is in another
     session that is open, and what SQLAlchemy raises where it cannot be loaded.
     """
     state = _state(instance)

@@ -60,7 +60,7 @@ def _plain(text: str) -> str:
     if "\\" not in text and "%" not in text:
         return text
     plain = _ESCAPED.sub(_letter, _ESCAPED_IN_URL.sub(lambda found: unquote(found[0]), text))
-    return text if plain == text or _is_harmless(plain) else plain
+    return text if plain == text or is_harmless(plain) else plain
 
 
 def _letter(found: re.Match[str]) -> str:
@@ -68,7 +68,7 @@ def _letter(found: re.Match[str]) -> str:
     return chr(code) if chr(code).isalpha() or code == ord("_") else found[0]
 
 
-def _is_harmless(text: str) -> bool:
+def is_harmless(text: str) -> bool:
     # All need more than a word; and re.IGNORECASE takes more letters than a to z for an s or a k.
     return text.isalnum() or (text.isascii() and not _SIGN.search(text.lower()))
 
@@ -78,7 +78,7 @@ def _is_harmless(text: str) -> bool:
 _WORD = re.compile(r"[\w-]++")
 _SPACES = re.compile(r"\s++")
 _IS_GIVEN = re.compile(
-    r"""(?:\\*+["'`])?[\])]?\s*+(?:=>|->|:=|==?|:|\\=|%3[dDaA])\s*+|["'],\s*+(?=[A-Za-z]?["'])"""
+    r"""(?:\\*+["'`\u2019”“»])?[\])]?\s*+(?:=>|->|:=|==?|:|\\=|%3[dDaA])\s*+|["'],\s*+(?=[A-Za-z]?["'])"""
 )  # between a name and its value
 _IN_PAIR = re.compile(  # key="password" value="…", <property name="password">…
     r"""(?:["']\s*+,?|,)?\s*+(?<=["'\s,])["']?value["']?\s*+[=:]\s*+|["']\s*+>""", re.IGNORECASE
@@ -86,9 +86,9 @@ _IN_PAIR = re.compile(  # key="password" value="…", <property name="password">
 _IN_JSONPATH = re.compile(r"""["']?\s*+\?\s*+\(\s*+@[\w.]*+\s*+(?:==|like_regex|starts\s++with)\s*+""")
 _TO_TAG = re.compile(r"[^<]*+")
 _IS_QUOTED = re.compile(
-    r"""\s++(?=(?:[A-Za-z]&?)?\\*+["'`])"""
+    r"""\s++(?=(?:[A-Za-z]&?)?\\*+["'`\u2018“„«])"""
 )  # PASSWORD 's3cret', in a message that repeats a statement
-_OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`)""")
+_OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`|[\u2018“„«])""")
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
 # A semicolon ends a value if a space, the end or the next name follows it: libpq has none, but a password may contain one.
 _INSIDE = r";(?!\s|$|[A-Za-z]\w{0,30}(?: (?i:id|source|catalog|name|timeout|size|security|mode|info))?\s?=)"
@@ -98,21 +98,27 @@ _TO_SEMICOLON = re.compile(rf"[^;\n]{{1,500}}+(?=;)(?:{_INSIDE}[^\s;]*+)*")
 _REST_OF_LINE = re.compile(r"[^\n]*+")
 _FIRST_WORD = re.compile(r"\S*+")
 _NUMBER_ONLY = re.compile(r"[-+]?[\d.]++(?![\w.])")
+_USER_OF_WEB = re.compile(r"[^\s:/@?#'\"]++@")  # a token: https://ghp_s3cret@github.com
 _USER = re.compile(r"://[^\s:/@]*+:")
 _LOGIN = re.compile(r"""(?<=\s)(?:-u|--user|--proxy-user)[\s=]++[^\s:'"]++:([^\s'"]++)""")  # curl -u ada:s3cret
 _MYSQL = re.compile(r"""(?<=\s)-p(?=([^\s'"]++))""")  # mysql -ps3cret
+_SSHPASS = re.compile(r"""\bsshpass\s++-p\s*+(?=([^\s'"]++))""")
 _BEARER = re.compile(r"\b(?:bearer|basic):?\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
 _BRACKET = re.compile(r"""[\[\](){}]|"[^"\\]*+(?:\\.?[^"\\]*+)*"?|'[^'\\]*+(?:\\.?[^'\\]*+)*'?""", re.DOTALL)
 _REST_OF = {
     # Inside a string with escapes of its own there are two backslashes before a quote that ends nothing.
     mark: re.compile(rf"[^{mark}\\]*+(?:(?:\\++.?|{mark}{mark})[^{mark}\\]*+)*{mark}?", re.DOTALL)
     for mark in "\"'`"
+} | {
+    # A word processor's: the server takes none for a quote, and the text of a refused statement is recorded, too.
+    mark: re.compile(rf"[^{end}]*+[{end}]?")
+    for mark, end in (("\u2018", "\u2019"), ("“", "”“"), ("„", "”“"), ("«", "»"))
 }
 
 
 def hide_secrets(text: str) -> str:
     """Redact a message or a connection string: passwords in URLs, `password=…`, `token: …`, bearer tokens become ***."""
-    if _is_harmless(text := _plain(text)):
+    if is_harmless(text := _plain(text)):
         return text
     return _replaced(text, [*_in_urls(text), *_bearers(text), *_in_text(text, 0, len(text))])
 
@@ -130,8 +136,13 @@ def _in_urls(text: str) -> Iterator[Span]:
     at = 0
     while (at := text.find("://", at)) >= 0:
         user = _USER.match(text, at) if at and (text[at - 1].isalnum() or text[at - 1] in "+.-") else None
+        is_web = text[max(at - 5, 0) : at].lower().endswith(("http", "https"))
         at += 3
         if user is None:
+            token = _USER_OF_WEB.match(text, at) if is_web else None
+            if token:
+                yield at, token.end() - 1, HIDDEN
+                at = token.end()
             continue
         run = _FIRST_WORD.match(text, user.end())
         end = run.end() if run else user.end()
@@ -147,7 +158,7 @@ def _bearers(text: str) -> Iterator[Span]:
             yield found.start(1), found.end(1), HIDDEN
     for found in _LOGIN.finditer(text):
         yield found.start(1), found.end(1), HIDDEN
-    for found in _MYSQL.finditer(text) if "mysql" in text else ():
+    for found in (*(_MYSQL.finditer(text) if "mysql" in text else ()), *_SSHPASS.finditer(text)):
         yield found.start(1), found.end(1), HIDDEN
 
 
@@ -189,7 +200,13 @@ def _in_text(text: str, begin: int, end: int) -> Iterator[Span]:
 
 def _is_field(word: str, given: str, then: str) -> bool:
     """Return true if a word of English, such as `pass` or `auth`, is the name of a value here: `first pass: 3 rows` has none."""
-    return "=" in given or given[0] in "\"'`\\" or then in ("'", '"') or bool(re.search(r"[_-]|[a-z][A-Z]", word))
+    return (
+        word.lower() == "pw"
+        or "=" in given
+        or given[0] in "\"'`\\"
+        or then in ("'", '"')
+        or bool(re.search(r"[_-]|[a-z][A-Z]", word))
+    )
 
 
 def _value(text: str, at: int, end: int, kind: str, name: str, *, in_url: bool) -> Iterator[Span]:
@@ -257,9 +274,10 @@ _TAG = r"\$(?:[^\W\d]\w*+)?\$"
 def _tokens(string: str) -> re.Pattern[str]:
     escaped, double, string = _BACKSLASH.format(q="'"), _BACKSLASH.format(q='"'), string.format(q="'")
     return re.compile(
-        rf"(?P<space>\s++)|(?P<comment>{_COMMENT})|(?P<string>[eE]'{escaped}|(?:[bBxXnN]|[uU]&)?'{string})"
+        rf"(?P<space>\s++)|(?P<comment>{_COMMENT})|(?P<string>[eE]'{escaped}|(?:[bBxXnN]|[uU]&)?'{string}"
+        rf"|\u2018[^\u2019]*+\u2019?|[“„][^”“]*+[”“]?|«[^»]*+»?)"
         rf'|(?P<dollar>{_TAG})|(?P<quoted>"{double}|`[^`]*+`?)|(?P<number>(?:\d|\.\d)[\w.]*+)|(?P<word>\w[\w$]*+)'
-        r"|(?P<bracket>[(){}\[\],;])|(?P<operator>[^\w\s'\"`$(){}\[\],;/-]++|.)",
+        r"|(?P<bracket>[(){}\[\],;])|(?P<operator>[^\w\s'\"`$(){}\[\],;/\u2018“„«-]++|.)",
         re.DOTALL,
     )
 
@@ -320,7 +338,7 @@ _DOUBLED = re.compile(r"''[^']++''")
 # Calls with a name in one argument, or in a template, and its value in another one.
 _PAIRING = frozenset(
     ["set_config", "jsonb_set", "jsonb_set_lax", "jsonb_insert", "jsonb_object", "json_object", "hstore", "jsonb_path_exists",
-     "jsonb_path_query", "jsonb_path_match", "xmlelement", "nullif"]
+     "jsonb_path_query", "jsonb_path_match", "xmlelement", "nullif", "coalesce", "ifnull", "isnull", "nvl", "greatest", "least"]
 )  # fmt: skip
 _CIPHERS = frozenset(
     ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv", "pgp_pub_decrypt", "pgp_pub_decrypt_bytea"]
@@ -331,7 +349,7 @@ _OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside
 
 def hide_secrets_of_query(query: str) -> str:
     """Redact a query: literals beside a name such as password, also in strings and comments, and passwords in URLs."""
-    if _is_harmless(query := _plain(query)):
+    if is_harmless(query := _plain(query)):
         return query
     spans = [*_in_urls(query), *_bearers(query), *_in_query(query, _STANDARD_TOKENS, 0, len(query))]
     if "\\'" in query:  # the end of a string depends on the engine: hide what is a secret under either reading
@@ -551,7 +569,7 @@ def _named_string(piece: str) -> str | None:
     parts = [_name_kind(part) for part in re.split(r"[{},]", piece) if part.strip("'$")]
     if not any(parts):
         return None
-    return parts[-1]  # '{password,s3cret}' holds a value: it is no name
+    return parts[-1]  # '{password,s3cret}' holds a value, so it is not a name
 
 
 def _mentioned(query: str, begin: int, end: int, *, is_joined: bool) -> str:

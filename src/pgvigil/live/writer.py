@@ -237,7 +237,7 @@ class Writer:
                 and not add
             ):
                 raise _Duplicate from error
-            raise self._told(error, words, broken=broken, place=place) from error
+            raise self._failure(error, words, broken=broken, place=place) from error
         except BaseException:
             self._undo(connection)
             raise
@@ -253,7 +253,7 @@ class Writer:
             unknown = {str(session) for row in found for session in row[0]}
         except psycopg.Error as error:
             words = _one_line(error)
-            raise self._told(error, words, broken=self._undo(connection), place="") from error
+            raise self._failure(error, words, broken=self._undo(connection), place="") from error
         self._undo(connection)
         return [at for at, session in enumerate(sessions) if session in unknown]
 
@@ -283,7 +283,7 @@ class Writer:
             pass
         return cursor.fetchone() if cursor.description else None
 
-    def _told(self, error: psycopg.Error, words: str, *, broken: bool, place: str) -> Exception:
+    def _failure(self, error: psycopg.Error, words: str, *, broken: bool, place: str) -> Exception:
         message = error.diag.message_primary or words
         if broken or not self._is_fault_of_row(error, place):
             return Unavailable(_public(error))

@@ -30,7 +30,7 @@ def create(
         preflight.require_primary(conn)
         revision = ledger.read(conn).revision
         made = backup.create(conn, target, directory, revision, log, proof=proof, run_owner_code=run_owner_code)
-        _tell_unrecorded(proofs.record_made(conn, made), log)
+        _log_unrecorded(proofs.record_made(conn, made), log)
         return made
 
 
@@ -51,13 +51,13 @@ def verify(target: Target, archive: Path, log: Reporter, *, run_owner_code: bool
             tool = scratch_restore.pg_restore(conn, made.pg_dump_version)
             scratch_restore.require_definitions(tool, target, archive, made.schema_digest, made.pg_dump_version)
             objects = made.large_objects if made.kind == "full" else 0
-            found = scratch_restore.prove(
+            found = scratch_restore.verify(
                 conn, target, archive, archive, made.tables, objects, log,
                 extensions=made.extensions, written_by=made.pg_dump_version,
             )  # fmt: skip
             made = _recorded(replace(made, left_out=found.left_out), "restore", found.verified, found.findings)
             if made.origin == backup.origin(conn):
-                _tell_unrecorded(proofs.record_made(conn, made), log)
+                _log_unrecorded(proofs.record_made(conn, made), log)
     except UnequalError as error:
         _recorded(manifest.read(path), "failed", f"failed: {error.message}", [])
         raise BackupError(
@@ -80,7 +80,7 @@ def _recorded(made: Backup, proof: str, verified: str, findings: list[str]) -> B
     return made
 
 
-def _tell_unrecorded(warning: str | None, log: Reporter) -> None:
+def _log_unrecorded(warning: str | None, log: Reporter) -> None:
     if warning:
         log(f"warning: {warning}")
 

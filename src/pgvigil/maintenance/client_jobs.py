@@ -1,6 +1,6 @@
 """The jobs that need a client: what PostgreSQL does in no transaction, and backups. begin_job has taken the job's lock.
 
-Each is a function of a Run, which it tells of all it does; it raises a PgvigilError when it failed. What it did stays.
+Each is a function of a Run, to which it reports all it does; it raises a PgvigilError when it failed. What it did stays.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pgvigil.maintenance import remote_holds
 from pgvigil.migration import concurrent_indexes, ledger, lock_retry
 from pgvigil.migration.lock_retry import Attempts
 from pgvigil.migration.trace import Trace
+from pgvigil.owner import execute, rows
 from pgvigil.progress import Reporter
 
 
@@ -59,18 +60,20 @@ class Run:
         self._report(count, note, None, False, through_with)
 
     def end(self, failure: str | None) -> int:
-        """Closes the row and lets go of the lock; returns what was done in all."""
+        """Closes the row and releases the lock; returns what was done in all."""
         total = self._report(0, None, failure, True, None)
-        self.conn.execute("SELECT pgvigil.release_job(%s)", (self.run_id,))
+        execute(self.conn, "SELECT pgvigil.release_job(%s)", (self.run_id,))
         return total
 
     def _report(self, *values: object) -> int:
-        row = self.conn.execute("SELECT pgvigil.report_job(%s, %s, %s, %s, %s, %s)", (self.run_id, *values)).fetchone()
-        if row is None or row[0] is None:
+        [(total,)] = rows(
+            self.conn, "total bigint", "SELECT pgvigil.report_job(%s, %s, %s, %s, %s, %s)", (self.run_id, *values)
+        )
+        if total is None:
             raise LockedError(
                 f"job {self.job} has lost its lock, and is run by another", "See pgvigil maintain status."
             )
-        return int(row[0])
+        return int(total)
 
 
 # ── backup ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,16 +118,16 @@ ORDER BY 1"""
 
 
 def _reindex(run: Run) -> None:
-    def drop_leftover(name: str, told: Trace) -> None:
-        lock_retry.drop_leftover(run.conn, name, told)
+    def drop_leftover(name: str, trace: Trace) -> None:
+        lock_retry.drop_leftover(run.conn, name, trace)
         run.did(note=f"dropped {name}, which a REINDEX that did not finish had left")
 
-    def rebuild(name: str, told: Trace) -> None:
-        told.at = (name, 0)
+    def rebuild(name: str, trace: Trace) -> None:
+        trace.at = (name, 0)
         concurrent_indexes.rebuild(run.conn, name, lambda words: run.did(note=words))
         run.did(1, through_with=name)
 
-    tables = [name for (name,) in run.conn.execute(_TABLES.encode())]
+    tables = [name for (name,) in rows(run.conn, "name text", _TABLES)]
     left, ahead = concurrent_indexes.leftover_indexes(run.conn, [], tables), _ahead(run, _INDEXES)
     _require_all(_each(run, left, drop_leftover) + _each(run, ahead, rebuild), len(left) + len(ahead))
 
@@ -133,11 +136,11 @@ def _vacuum(run: Run) -> None:
     warned: list[str] = []
     run.conn.add_notice_handler(lambda notice: warned.append(notice.message_primary or ""))
 
-    def vacuum(name: str, told: Trace) -> None:
-        told.at = (name, 0)
+    def vacuum(name: str, trace: Trace) -> None:
+        trace.at = (name, 0)
         warned.clear()
         run.conn.execute(f"VACUUM {name}".encode())
-        if warned:  # a table of another owner is no error to VACUUM
+        if warned:  # for VACUUM a table of another owner is not an error
             raise JobError(f"{name}: {'; '.join(warned)}")
         run.did(1, through_with=name)
 
@@ -147,8 +150,8 @@ def _vacuum(run: Run) -> None:
 
 def _ahead(run: Run, query: str) -> list[str]:
     """Return the objects of the query that an interrupted run has not completed."""
-    seen = {name for (name,) in run.conn.execute("SELECT unnest(pgvigil.completed_items(%s))", (run.job,))}
-    return [name for (name,) in run.conn.execute(query.encode()) if name not in seen]
+    seen = {name for (name,) in rows(run.conn, "name text", "SELECT unnest(pgvigil.completed_items(%s))", (run.job,))}
+    return [name for (name,) in rows(run.conn, "name text", query) if name not in seen]
 
 
 def _each(run: Run, names: list[str], step: Callable[[str, Trace], None]) -> list[str]:

@@ -13,7 +13,7 @@ from psycopg import errors, sql
 
 from pgvigil import other_state, project
 from pgvigil.errors import PreconditionError
-from pgvigil.owner import owner_of_table
+from pgvigil.owner import owner_of_table, rows
 from pgvigil.text import counted, quoted
 
 ALL = "all"
@@ -40,6 +40,9 @@ class Effect:
     oldest: datetime | None
     newest: datetime | None
     waits_for_consent: bool
+
+
+_EFFECT = "text, text, text, bigint, text, boolean, text, timestamptz, timestamptz, boolean"
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,14 @@ class Preview:
 
 def preview(conn: psycopg.Connection) -> list[Preview]:
     """Of each job that ends, marks, archives or deletes, in the order in which they are run."""
-    effects = other_state.rows(conn, Effect, "SELECT * FROM pgvigil.preview_jobs()")
-    jobs = conn.execute(
+    effects = other_state.rows(conn, Effect, "SELECT * FROM pgvigil.preview_jobs()", _EFFECT)
+    jobs = rows(
+        conn,
+        "job text, waits boolean, needs boolean, at timestamptz, by text, within interval, latest timestamptz",
         """SELECT j.job, j.needs_consent AND j.accepted_at IS NULL, j.needs_consent, j.accepted_at, j.accepted_by, j.backup_within,
                   (SELECT max(p.taken_at) FROM pgvigil.backup_proofs p WHERE p.taken_at <= clock_timestamp())
-           FROM pgvigil.jobs j WHERE j.job = ANY ('{expiry,dormancy,archive,orphans,retention,executions}'::text[]) ORDER BY j.since, j.job"""
-    ).fetchall()
+           FROM pgvigil.jobs j WHERE j.job = ANY ('{expiry,dormancy,archive,orphans,retention,executions}'::text[]) ORDER BY j.since, j.job""",
+    )
     return [
         Preview(
             job, waits, needs, at, by, within, latest if within else None, tuple(e for e in effects if e.job == job)

@@ -1,12 +1,12 @@
-"""Running the jobs of pgvigil.jobs, by the schedule that stands there. Most of the work, its lock and its record are the server's,
-pgvigil.run_job; what needs a client is in upkeep, under the same lock and in the same record.
+"""Running the jobs of pgvigil.jobs, by the schedule that is there. Most of the work, its lock and its record are the server's,
+pgvigil.run_job; a job that needs a client is in client_jobs.py, under the same lock and in the same record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -18,13 +18,14 @@ from pgvigil.errors import ConnectError, JobError, LockedError, PgvigilError, Pr
 from pgvigil.maintenance import client_jobs, consent, wording
 from pgvigil.maintenance.client_jobs import Options
 from pgvigil.migration import ledger, preflight
+from pgvigil.owner import confined, execute, rows
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
 
 
 @dataclass(frozen=True)
 class Job:
-    """A row of pgvigil.job_status. `next_due` lies in the past when it is due, and is None when it is off or waits for consent."""
+    """A row of pgvigil.job_status. `next_due` is in the past when it is due, and is None when it is off or waits for consent."""
 
     job: str
     every: timedelta
@@ -43,6 +44,12 @@ class Job:
     last_notes: list[str] | None
     next_due: datetime | None
     waits_for_consent: bool
+
+
+_JOB = (
+    "text, interval, boolean, text, text, timestamptz, timestamptz, bigint, text, timestamptz, boolean, boolean, interval, boolean, text[],"
+    " timestamptz, boolean"
+)
 
 
 def status(target: Target) -> list[Job]:
@@ -101,18 +108,18 @@ def run(target: Target, job: str, options: Options, log: Reporter) -> str:
         known = _named(jobs_of(conn), job)
         if known.waits_for_consent:
             raise consent.refusal(job)
-        rows = _run(conn, target, known, options, log, only_if_due=False)
-        if rows is None:
+        count = _run(conn, target, known, options, log, only_if_due=False)
+        if count is None:
             raise LockedError(
                 f"job {job} is running in another session", "See pgvigil maintain status; or wait for it."
             )
-        return _done(conn, job, rows)
+        return _done(conn, job, count)
 
 
 def keeps_archive(target: Target) -> bool:
     """Return true if a retention policy in use wants rows archived before they are dropped."""
     with connect(target) as conn:
-        return conn.execute("SELECT pgvigil.keeps_archive()").fetchone() == (True,)
+        return rows(conn, "keeps boolean", "SELECT pgvigil.keeps_archive()") == [(True,)]
 
 
 def _named(jobs: list[Job], name: str) -> Job:
@@ -122,11 +129,10 @@ def _named(jobs: list[Job], name: str) -> Job:
     raise UsageError(f"there is no job {name}", f"The jobs are: {', '.join(job.job for job in jobs)}.")
 
 
-def _done(conn: psycopg.Connection, job: str, rows: int) -> str:
-    row = conn.execute(
-        "SELECT notes FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1", (job,)
-    ).fetchone()
-    return wording.done(job, rows, row[0] if row else ())
+def _done(conn: psycopg.Connection, job: str, count: int) -> str:
+    query = "SELECT notes FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1"
+    found = rows(conn, "notes text[]", query, (job,))
+    return wording.done(job, count, _all_shown(found[0][0]) or () if found else ())
 
 
 def run_due(
@@ -147,7 +153,7 @@ def run_due(
                 log(line)
         for job in [job for job in jobs if job.due]:
             try:
-                rows = _run(conn, target, job, options, log, only_if_due=True)
+                count = _run(conn, target, job, options, log, only_if_due=True)
             except (JobError, ConnectError) as error:
                 failures.append(error)
                 log(error.message)
@@ -155,9 +161,9 @@ def run_due(
                 if conn.closed:
                     raise
                 continue
-            if rows is not None:
+            if count is not None:
                 ran += 1
-                said = _done(conn, job.job, rows)
+                said = _done(conn, job.job, count)
                 log(f"{job.job}: {said}")
                 report(job.job, said, True)
     if failures and all(isinstance(failure, ConnectError) for failure in failures):
@@ -177,10 +183,12 @@ def _run(
             finally:
                 if not conn.closed:
                     conn.execute("SET lock_timeout = 0")
-        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, is no other job's affair
+        with connect(target) as own:  # a lock timeout it sets, or a connection it loses, does not concern another job
             see_rows(own)
             return _run_here(own, target, job.job, options, log, only_if_due=only_if_due)
     try:
+        if confined(conn):
+            return _run_confined(conn, job.job, only_if_due=only_if_due)
         row = conn.execute("CALL pgvigil.run_job(%s, %s)", (job.job, only_if_due)).fetchone()
     except psycopg.DatabaseError as error:
         if conn.closed:
@@ -191,10 +199,32 @@ def _run(
                 raise consent.refusal(job.job) from error
             raise PreconditionError(words_of_server, error.diag.message_hint or "") from error
         raise JobError(
-            error.diag.message_primary or str(error),
+            _shown(error.diag.message_primary or str(error)) or "",
             error.diag.message_hint or "See pgvigil maintain status.",
         ) from error
     return row[0] if row else None
+
+
+def _run_confined(conn: psycopg.Connection, job: str, *, only_if_due: bool) -> int | None:
+    """Do what pgvigil.run_job does, each batch in a function of the owner's: the procedure itself would run with the rights of its caller,
+    and call by name what triggers of the owner's may have replaced since it began.
+    """
+    query = "SELECT pgvigil.begin_job(%s, %s)"
+    [(run_id,)] = rows(conn, "run_id bigint", query, (job, only_if_due))
+    if run_id is None:
+        return None
+    count, more, failure, refused = 0, True, None, 0
+    step = "SELECT s.total, s.more, s.failure, s.refused_now FROM pgvigil.job_step(%s, %s) s"
+    while more:
+        [(count, more, failure, refused)] = rows(
+            conn, "total bigint, more boolean, failure text, refused integer", step, (run_id, refused)
+        )
+    execute(conn, "SELECT pgvigil.release_job(%s)", (run_id,))
+    if failure is not None:
+        raise JobError(
+            f"job {job} failed: {_shown(failure)}", "It goes on from there when it is run again. See pgvigil.job_runs."
+        )
+    return count
 
 
 def _run_here(
@@ -205,17 +235,17 @@ def _run_here(
         raise JobError(
             f"this pgvigil does not know how to do job {job}", "Use the version that migrated this database."
         )
-    row = conn.execute("SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due)).fetchone()
-    if row is None or row[0] is None:
+    [(run_id,)] = rows(conn, "run_id bigint", "SELECT pgvigil.begin_job(%s, %s)", (job, only_if_due))
+    if run_id is None:
         return None
     log(f"job {job}")
-    run = client_jobs.Run(conn, target, job, row[0], options, log)
+    run = client_jobs.Run(conn, target, job, run_id, options, log)
     try:
         work(run)
     except (PgvigilError, psycopg.Error) as error:
-        said = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
+        said = error.message if isinstance(error, PgvigilError) else _shown(" ".join(str(error).split())) or ""
         hint = error.hint if isinstance(error, PgvigilError) else ""
-        with suppress(psycopg.Error, LockedError):  # then the next run tells that this one died
+        with suppress(psycopg.Error, LockedError):  # then the next run reports that this one died
             run.end(said)
         if isinstance(error, ConnectError):
             raise
@@ -232,7 +262,8 @@ def _run_here(
 def jobs_of(conn: psycopg.Connection) -> list[Job]:
     try:
         query = "SELECT s.* FROM pgvigil.job_status s JOIN pgvigil.jobs j USING (job) ORDER BY j.since, job"
-        return other_state.rows(conn, Job, query)
+        found = other_state.rows(conn, Job, query, _JOB)
+        return [replace(job, last_error=_shown(job.last_error), last_notes=_all_shown(job.last_notes)) for job in found]
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
         raise PreconditionError(
             "this database has no jobs: it is not migrated", "See pgvigil status; then pgvigil migrate."
@@ -276,6 +307,17 @@ def _require_work(conn: psycopg.Connection) -> None:
         )
     if schema := ledger.read(conn).schema:
         preflight.require_all_rows(conn, schema)
+
+
+def _shown(text: str | None) -> str | None:
+    """Return words of a failure without secrets: a trigger may have connected elsewhere."""
+    from pgvigil.live.redact import hide_secrets  # here, because most calls have no need of it
+
+    return hide_secrets(text) if text else text
+
+
+def _all_shown(notes: list[str] | None) -> list[str] | None:
+    return None if notes is None else [_shown(note) or "" for note in notes]
 
 
 def _moment(moment: datetime | None) -> str:

@@ -8,15 +8,15 @@ from psycopg import errors
 from pgvigil import database
 from pgvigil.backup.create import origin
 from pgvigil.errors import JobError
+from pgvigil.owner import rows
 
 VALID_FOR = "1 hour"  # six times of job holds: after that, nothing is dropped there
 
 
 def push(conn: psycopg.Connection, url: str) -> int:
     """Say which sessions are held, all of them; return how many. Raises JobError, ConnectError: retention there stops soon after."""
-    held = [session for (session,) in conn.execute("SELECT DISTINCT session_id FROM pgvigil.legal_holds")]
-    row = conn.execute("SELECT k.hold FROM pgvigil.days_kept() k").fetchone()
-    everything = bool(row and row[0])
+    held = [session for (session,) in rows(conn, "id uuid", "SELECT DISTINCT session_id FROM pgvigil.legal_holds")]
+    everything = bool(rows(conn, "hold boolean", "SELECT k.hold FROM pgvigil.days_kept() k")[0][0])
     source = "/".join(origin(conn))
     with database.connect(database.parse_other_url(url, "PGVIGIL_TELEMETRY_URL"), "holds") as there:
         if "/".join(origin(there)) == source:

@@ -1,7 +1,7 @@
 """Migrations into the database. The runner and plain `alembic upgrade` both come through here, revision by revision.
 
 Alembic keeps order and ledger; the SQL runs through psycopg without parameters, statement by statement, so that `%` and
-`:` are plain text and an error is told by file and line.
+`:` are plain text and an error is reported by file and line.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from sqlalchemy.pool import StaticPool
 
 from pgvigil import database, locks, project
 from pgvigil.errors import PreconditionError, UsageError
-from pgvigil.migration import files, ledger, preflight, statements, trace
+from pgvigil.migration import files, ledger, preflight, statements
+from pgvigil.migration.change import Change
 from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.files import Migration
 from pgvigil.migration.preflight import application_tables, require_application
 from pgvigil.migration.sql_lexer import Statement
-from pgvigil.migration.trace import Trace
+from pgvigil.migration.trace import Trace, current_trace
 from pgvigil.owner import Owner, owner_of
 from pgvigil.placeholders import bound
 from pgvigil.shipped import require_shipped
 
 _VERSION_TABLE: dict[str, Any] = {"version_table": "alembic_version", "version_table_schema": "pgvigil"}
-_LOCKS_SESSIONS = "011"  # from this file on the tables are locked: what can be done before is done before
+_LOCKS_SESSIONS = "011"  # from its first LOCK on the tables are locked: what can be done before is done before
 
 
 # Of each session that runs files, whatever the role or the database sets.
@@ -75,7 +76,7 @@ def sql_file(revision_module: str) -> tuple[Callable[[], None], Callable[[], Non
 def run_environment() -> None:
     """Body of env.py: on the runner's connection if it gave one, else on one made and locked here.
 
-    `-x schema=NAME` and `-x database-url=URL` stand for the options of the runner.
+    `-x schema=NAME` and `-x database-url=URL` replace the options of the runner.
     """
     options = context.get_x_argument(as_dictionary=True)
     if context.is_offline_mode():
@@ -161,20 +162,23 @@ def _upgrade(migration: Migration) -> None:
     schema, owner = _names.get().schema, _names.get().owner
     started = time.monotonic()
     baselined = migration.revision == "000" and bool(application_tables(conn, schema))
-    if migration.revision == _LOCKS_SESSIONS:
-        _before_lock.get()()
     if baselined:
         require_application(conn, schema)
     elif migration.transactional:
         parts = migration.statements
         if files.is_shipped(migration.path):  # an error in a comment of another file is reported with its own line
             parts = list(_comments_at_once(parts))
+        waits = migration.revision == _LOCKS_SESSIONS
         for statement in parts:
+            if waits and statement.starts_with("LOCK"):
+                waits = False
+                _run_script(conn, project.MIGRATIONS / "closing.sql")
+                _before_lock.get()()
             _execute(conn, migration.path, statement)
     else:
         with op.get_context().autocommit_block():
             for statement in migration.statements:
-                _execute_healing(conn, migration, statement)
+                _execute_after_cleanup(conn, migration, statement)
     pin(conn, schema)  # whatever the file has set
     took = round((time.monotonic() - started) * 1000)
     ledger.record(conn, owner, migration, schema, baselined=baselined, duration_ms=took)
@@ -212,49 +216,37 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
             connection.detach()  # the psycopg connection is the caller's
 
 
-def move(
-    conn: psycopg.Connection,
-    group: list[Migration],
-    told: Trace,
-    *,
-    before_commit: Callable[[], None],
-    before_lock: Callable[[], None] = lambda: None,
-    down_to: str | None = None,
-    preview_group: list[Migration] | None = None,
-) -> None:
-    """Applies a group of files.groups(), or reverts to a revision ("base" for none of them), all of it or nothing.
-    `before_commit` may still raise, and thereby roll back, inside the transaction; `before_lock` is called in it before the
-    application's tables are locked. With `preview_group`, transactional migrations
-    that follow the group, it is called when those are in as well; they are taken back before the commit.
+def apply_group(conn: psycopg.Connection, change: Change, trace: Trace) -> None:
+    """Make a change by Alembic, all of it or nothing.
 
     Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
     """
-    trace.current.set(told)
-    _before_lock.set(before_lock)
-    told.begin(conn)
+    current_trace.set(trace)
+    _before_lock.set(change.before_lock)
+    trace.begin(conn)
     config = Config(toml_file=None)
     config.set_main_option("script_location", str(project.MIGRATIONS).replace("%", "%%"))
     with sqlalchemy_connection(conn) as connection:
         config.attributes["connection"] = connection
-        if down_to is None and not group[0].transactional:
-            command.upgrade(config, group[-1].revision)
+        if change.down_to is None and not change.group[0].transactional:
+            command.upgrade(config, change.group[-1].revision)
             return
         with connection.begin():  # Alembic joins it, so the whole group is one transaction
-            if down_to is not None:
-                command.downgrade(config, down_to)
+            if change.down_to is not None:
+                command.downgrade(config, change.down_to)
             else:
-                command.upgrade(config, group[-1].revision)
-            if preview_group:
-                conn.execute("SAVEPOINT tried")
-                kept = len(told.statements)
-                command.upgrade(config, preview_group[-1].revision)
-                before_commit()
-                conn.execute("ROLLBACK TO tried")
-                del told.statements[kept:]
+                command.upgrade(config, change.group[-1].revision)
+            if change.preview:
+                conn.execute("SAVEPOINT preview")
+                of_group = len(trace.statements)
+                command.upgrade(config, change.preview[-1].revision)
+                change.before_commit()
+                conn.execute("ROLLBACK TO preview")
+                del trace.statements[of_group:]
             else:
-                before_commit()
-    told.end()
+                change.before_commit()
+    trace.end()
 
 
 def _run_script(conn: psycopg.Connection, path: Path, *, as_owner: bool = True) -> None:
@@ -304,7 +296,7 @@ def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: St
 # ── Steps outside a transaction: each one can be run again after an interruption ──────────────────────────────────────
 
 
-def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
+def _execute_after_cleanup(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     def displace(_: Build, name: str, definition: str) -> bool:
         """One with another definition is remembered in pgvigil.displaced_objects and dropped."""
         values = ", ".join(sql.quote(value) for value in (migration.revision, f"index {name}", definition))
@@ -313,7 +305,7 @@ def _execute_healing(conn: psycopg.Connection, migration: Migration, statement: 
         conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
         return True
 
-    statements.run_healing(
+    statements.run_after_cleanup(
         conn, _names.get().schema, statement, lambda: _execute(conn, migration.path, statement), displace
     )
 

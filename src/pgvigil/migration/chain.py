@@ -6,12 +6,13 @@ The runner knows chains only by this class. `own_chain` has pgvigil's own, which
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import psycopg
 
 from pgvigil.database import Target
+from pgvigil.migration.change import Change
 from pgvigil.migration.files import Migration
 from pgvigil.migration.ledger import State
 from pgvigil.migration.trace import Trace
@@ -45,7 +46,7 @@ class Run:
         return [m for m in self.migrations[self.end :] if m.revision in self.state.revisions][::-1]
 
     @property
-    def beyond(self) -> list[Migration]:
+    def beyond_target(self) -> list[Migration]:
         """The files beyond the end of the run."""
         return self.migrations[self.end :]
 
@@ -97,19 +98,8 @@ class Chain(ABC):
         """Do what comes first under the run lock, before the backup."""
 
     @abstractmethod
-    def move(
-        self,
-        conn: psycopg.Connection,
-        group: list[Migration],
-        told: Trace,
-        *,
-        before_commit: Callable[[], None],
-        before_lock: Callable[[], None] = lambda: None,
-        to_revert: list[Migration] | None = None,
-        down_to: str | None = None,
-        preview_group: list[Migration] | None = None,
-    ) -> None:
-        """Apply a group, or revert `to_revert`, which leaves the database at `down_to`: all of it or nothing. See apply.move()."""
+    def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
+        """Make a change. Raises MigrationError by file and line, or psycopg's LockNotAvailable; what ran in a transaction is rolled back."""
 
     @abstractmethod
     def require_reversible(self, to_revert: list[Migration]) -> None:

@@ -78,7 +78,7 @@ def index_names(conn: psycopg.Connection, statement: Statement, schema: str) -> 
     """Return the index that a statement builds concurrently, with the schema of its table, which is where the server puts it.
 
     Where the statement leaves the name to the server, these are the indexes of the table that are defined like it.
-    `schema` stands for the placeholder.
+    `schema` replaces the placeholder.
     """
     build = Build.of(statement)
     if build is None:
@@ -92,21 +92,21 @@ def index_names(conn: psycopg.Connection, statement: Statement, schema: str) -> 
         return []  # the server says that there is no such table
     if build.name is not None:
         return [f"{quoted(row[0])}.{build.name}"]
-    wanted = _wanted_shape(conn, build, table)
+    expected = _expected_shape(conn, build, table)
     rows = conn.execute(
         """SELECT format('%%I.%%I', n.nspname, c.relname), pg_get_indexdef(i.indexrelid)
            FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE i.indrelid = to_regclass(%s) ORDER BY 1""",
         (table,),
     ).fetchall()
-    return [name for name, definition in rows if _shape(definition) == wanted]
+    return [name for name, definition in rows if _shape(definition) == expected]
 
 
 def prepare(
     conn: psycopg.Connection,
     schema: str,
     statement: Statement,
-    patience: WaitPolicy,
+    policy: WaitPolicy,
     displace: Callable[[Build, str, str], bool],
 ) -> bool:
     """Return true if the index has to be built: False when a valid one with this very definition is there already.
@@ -116,7 +116,7 @@ def prepare(
     build = Build.of(statement)
     names = index_names(conn, statement, schema)
     for name in names:
-        drop_if_invalid(conn, name, patience)
+        drop_if_invalid(conn, name, policy)
     if build is None:
         return True
     for name in names:
@@ -127,8 +127,8 @@ def prepare(
         if found is None:
             continue
         definition, table = found
-        wanted = _wanted_shape(conn, build, table)
-        return wanted is None or (_shape(definition) != wanted and displace(build, name, definition))
+        expected = _expected_shape(conn, build, table)
+        return expected is None or (_shape(definition) != expected and displace(build, name, definition))
     return True
 
 
@@ -139,28 +139,28 @@ def waits_for_transactions(statement: Statement) -> bool:
     return concurrently or "VALIDATE" in words or (words[0] == "ALTER" and words[-1] == "CONCURRENTLY")
 
 
-def drop_if_invalid(conn: psycopg.Connection, name: str, patience: WaitPolicy) -> None:
+def drop_if_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> None:
     """Drops what an interrupted build left. Raises LockedError as stays_invalid() does."""
-    if stays_invalid(conn, name, patience):
+    if stays_invalid(conn, name, policy):
         conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
 
 
-def stays_invalid(conn: psycopg.Connection, name: str, patience: WaitPolicy) -> bool:
+def stays_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> bool:
     """Return true if an index is there, INVALID, and nobody is building it. A build that still runs, in the backend of a client
     that is gone perhaps, is waited for, because it may yet come out valid.
 
     Raises LockedError, naming the builder, when that takes too long.
     """
-    deadline = time.monotonic() + patience.seconds
-    told = 0
+    deadline = time.monotonic() + policy.seconds
+    reported = 0
     while (state := _state(conn, name)) and not state.valid and state.builder:
         builder = f"pid {state.builder} ({state.application})"
-        if told != state.builder:
-            patience.log(f"  index {name} is still being built by {builder}: waiting for it")
-            told = state.builder
+        if reported != state.builder:
+            policy.log(f"  index {name} is still being built by {builder}: waiting for it")
+            reported = state.builder
         if time.monotonic() >= deadline:
             raise LockedError(
-                f"index {name} is still being built by {builder} after {patience.seconds:.0f} s",
+                f"index {name} is still being built by {builder} after {policy.seconds:.0f} s",
                 f"Wait for it, or end it (SELECT pg_terminate_backend({state.builder})), then run this again.",
             )
         time.sleep(_POLL)
@@ -193,7 +193,7 @@ def bound_waits(conn: psycopg.Connection, seconds: float | None) -> None:
 
 
 @contextmanager
-def patient(conn: psycopg.Connection) -> Iterator[None]:
+def without_lock_timeout(conn: psycopg.Connection) -> Iterator[None]:
     """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
     count that waiting and leave an INVALID index. Everything else keeps the short one.
     """
@@ -206,12 +206,12 @@ def patient(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def rebuild(conn: psycopg.Connection, name: str, log: Callable[[str], None]) -> None:
-    """Builds an index anew beside itself, then swaps the two; what stands by its name, such as a comment, stays.
+    """Builds an index again beside itself, then swaps the two. Its comment, for example, stays.
 
-    When that fails, what it has built is dropped, and told.
+    When that fails, what it has built is dropped, and this is logged.
     """
     try:
-        with patient(conn):
+        with without_lock_timeout(conn):
             conn.execute(f"REINDEX INDEX CONCURRENTLY {name}".encode())
     except (psycopg.Error, KeyboardInterrupt):
         if not conn.closed:
@@ -264,7 +264,7 @@ class _State:
 
 
 def _state(conn: psycopg.Connection, name: str) -> _State | None:
-    # Only a role that may see all activity is told which index a build is at. The lock of a build is seen by everybody.
+    # Only a role that may see all activity sees which index a build is at. The lock of a build is seen by everybody.
     row = conn.execute(
         """SELECT i.indisvalid, coalesce(b.pid, 0), coalesce(nullif(b.application_name, ''), 'no application name')
            FROM pg_index i LEFT JOIN LATERAL
@@ -280,7 +280,7 @@ def _state(conn: psycopg.Connection, name: str) -> _State | None:
     return _State(*row) if row else None
 
 
-def _wanted_shape(conn: psycopg.Connection, build: Build, table: str) -> tuple[bool, str] | None:
+def _expected_shape(conn: psycopg.Connection, build: Build, table: str) -> tuple[bool, str] | None:
     """The definition as this server prints it, from building the index on an empty copy of the table; None where that cannot be built."""
     try:
         with conn.transaction(force_rollback=True):

@@ -1,6 +1,6 @@
 """Tables of the documentation that are made from the code and the migrations: commands, checks, events. No server is asked.
 
-A block stands between `<!-- generated: NAME -->` and `<!-- end -->` on a page of docs/.
+A block is between `<!-- generated: NAME -->` and `<!-- end -->` on a page of docs/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The migrations on disk, and what is to be done with a database that stands somewhere among them."""
+"""The migrations on disk, and what is to be done with a database that has some of them."""
 
 from __future__ import annotations
 

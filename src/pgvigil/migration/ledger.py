@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from pgvigil.owner import Owner
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A row of pgvigil.migrations, as far as the runner needs it."""
 
     revision: str
@@ -67,9 +66,9 @@ def read(conn: psycopg.Connection) -> State:
             "pgvigil.migrations or pgvigil.alembic_version is not a table: another object has its name",
             "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
         )
-    if told := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
+    if found := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
         raise ConnectError(
-            f"{told[0]}, which would run with the rights of {conn.info.user} when the ledger is read",
+            f"{found[0]}, which would run with the rights of {conn.info.user} when the ledger is read",
             "Look at it as the owner of the tables, and drop it. Nothing was read.",
         )
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
@@ -81,7 +80,7 @@ def read(conn: psycopg.Connection) -> State:
 
 
 def compare(state: State, migrations: list[Migration], accepted: Collection[str] = ()) -> list[str]:
-    """Holds the ledger against the files. Returns warnings; raises PreconditionError when they tell different stories."""
+    """Compares the ledger with the files. Returns warnings; raises PreconditionError when they contradict each other."""
     by_revision = {m.revision: m for m in migrations}
     recorded = [e.revision for e in state.entries]
     if recorded != [m.revision for m in migrations[: len(recorded)]] or state.revision != (

@@ -1,4 +1,4 @@
-"""Steps on a connection that is watched: tried until they get their locks, and told with whom they waited for."""
+"""Steps on a connection that is watched: tried until they get their locks, and logged with the sessions that they waited for."""
 
 from __future__ import annotations
 
@@ -35,50 +35,50 @@ class Attempts:
     ) -> None:
         concurrent_indexes.bound_waits(conn, None if watched else build_wait)
         other = database.connect(target, "watch") if watched else None
-        self._watch = locks.Watch(other, conn.info.backend_pid, log, build_wait)
-        self._tell = log
+        self._monitor = locks.BlockerMonitor(other, conn.info.backend_pid, log, build_wait)
+        self._log = log
         self._budget = budget
-        self._patience = WaitPolicy(build_wait, log)
+        self._policy = WaitPolicy(build_wait, log)
 
     def __enter__(self) -> Self:
-        self._watch.__enter__()
+        self._monitor.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._watch.__exit__(kind, error, tb)
+        self._monitor.__exit__(kind, error, tb)
 
     def __call__(self, step: Callable[[Trace], None]) -> None:
-        """Runs a step, which holds nothing when it fails; into the journal go its statements, each with its tries and whom
-        it waited for. Raises LockedError naming whoever is in the way for too long.
+        """Runs a step, which holds nothing when it fails; the report gets its statements, each with its tries and the sessions
+        that it waited for. Raises LockedError naming whoever is in the way for too long.
         """
-        trace = Trace(self._patience, self._watch.take)
+        trace = Trace(self._policy, self._monitor.take)
         waits: list[dict[str, Any]] = []
 
-        def waited(number: int, blockers: list[locks.Blocker]) -> None:
+        def waited(number: int, blockers: list[locks.Blocker], what: str) -> None:
             file, line = trace.at
             waits.append(
                 {"try": number, "file": file, "line": line, "blockers": [asdict(blocker) for blocker in blockers]}
             )
-            self._tell.add("waits", waits[-1])
-            self._tell(f"  waiting for a table lock at {trace.place} (try {number}), held by {locks.names(blockers)}")
+            self._log.add("waits", waits[-1])
+            self._log(f"  waiting for {what} at {trace.place} (try {number}), held by {locks.names(blockers)}")
 
         try:
-            locks.retry_on_lock(lambda: step(trace), budget=self._budget, watch=self._watch, waited=waited)
+            locks.retry_on_lock(lambda: step(trace), budget=self._budget, monitor=self._monitor, waited=waited)
         except psycopg.errors.QueryCanceled as error:
             where = trace.place
-            if not self._watch.gave_up:
+            if not self._monitor.gave_up:
                 raise MigrationError(f"{where} was cancelled by somebody", "Run this again when it may run.") from error
-            blockers = self._watch.take()
-            waited(1, blockers)
+            blockers = self._monitor.take()
+            waited(1, blockers, "older transactions")
             raise LockedError(
-                f"{where} has waited {self._patience.seconds:.0f} s for {locks.names(blockers)}",
+                f"{where} has waited {self._policy.seconds:.0f} s for {locks.names(blockers)}",
                 "End that transaction (SELECT pg_terminate_backend(pid)) or wait for it, then run this again; "
                 "--build-wait gives it longer.",
             ) from error
         for entry in trace.statements:
             own = [wait for wait in waits if (wait["file"], wait["line"]) == (entry["file"], entry["line"])]
             met = {blocker["pid"]: blocker for wait in (*own, entry) for blocker in wait["blockers"]}
-            self._tell.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})
+            self._log.add("statements", {**entry, "tries": 1 + len(own), "blockers": list(met.values())})
 
 
 def can_be_watched(conn: psycopg.Connection, log: Reporter) -> bool:
@@ -92,15 +92,15 @@ def can_be_watched(conn: psycopg.Connection, log: Reporter) -> bool:
 # ── Steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def drop_leftover(conn: psycopg.Connection, index: str, told: Trace) -> None:
+def drop_leftover(conn: psycopg.Connection, index: str, trace: Trace) -> None:
     """Drops an INVALID index that nobody is building."""
-    told.at = (index, 0)
-    with concurrent_indexes.patient(conn):
-        concurrent_indexes.drop_if_invalid(conn, index, told.patience)
+    trace.at = (index, 0)
+    with concurrent_indexes.without_lock_timeout(conn):
+        concurrent_indexes.drop_if_invalid(conn, index, trace.policy)
 
 
-def build_again(conn: psycopg.Connection, index: str, told: Trace) -> None:
+def build_again(conn: psycopg.Connection, index: str, trace: Trace) -> None:
     """Rebuilds an index that is INVALID and that nobody is building."""
-    told.at = (index, 0)
-    if concurrent_indexes.stays_invalid(conn, index, told.patience):
-        concurrent_indexes.rebuild(conn, index, told.patience.log)
+    trace.at = (index, 0)
+    if concurrent_indexes.stays_invalid(conn, index, trace.policy):
+        concurrent_indexes.rebuild(conn, index, trace.policy.log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import psycopg
 
@@ -11,6 +11,7 @@ from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
 from pgvigil.migration import apply, files, ledger, preflight
 from pgvigil.migration.chain import Chain, Run
+from pgvigil.migration.change import Change
 from pgvigil.migration.concurrent_indexes import quoted
 from pgvigil.migration.files import Migration
 from pgvigil.migration.ledger import State
@@ -45,9 +46,9 @@ class OwnChain(Chain):
         require_shipped(conn)
         state = ledger.read(conn)
         schema = state.schema or asked_schema or "public"
-        if told := list(planned_code(conn, (), schema, preflight.APPLICATION_TABLES)):
+        if found := list(planned_code(conn, (), schema, preflight.APPLICATION_TABLES)):
             raise PreconditionError(
-                f"reading the application's tables would run functions of others with the rights of {conn.info.user}: {'; '.join(told)}",
+                f"reading the application's tables would run functions of others with the rights of {conn.info.user}: {'; '.join(found)}",
                 "Migrate as the owner of the tables, or drop these indexes or constraints first. Nothing was changed.",
             )
         if asked_schema and asked_schema != schema:
@@ -94,27 +95,8 @@ class OwnChain(Chain):
     def require_rehearsal(self, pending: list[Migration]) -> None:
         pass
 
-    def move(
-        self,
-        conn: psycopg.Connection,
-        group: list[Migration],
-        told: Trace,
-        *,
-        before_commit: Callable[[], None],
-        before_lock: Callable[[], None] = lambda: None,
-        to_revert: list[Migration] | None = None,  # noqa: ARG002 - Alembic finds them by `down_to`
-        down_to: str | None = None,
-        preview_group: list[Migration] | None = None,
-    ) -> None:
-        apply.move(
-            conn,
-            group,
-            told,
-            before_commit=before_commit,
-            before_lock=before_lock,
-            down_to=down_to,
-            preview_group=preview_group,
-        )
+    def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
+        apply.apply_group(conn, change, trace)
 
     def require_reversible(self, to_revert: list[Migration]) -> None:
         pass

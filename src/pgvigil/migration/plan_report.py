@@ -1,4 +1,4 @@
-"""A plan of a migration for people: what is there, what runs, what it adds to the application's tables, what stands in the way.
+"""A plan of a migration for people: what is there, what runs, what it adds to the application's tables, what prevents it.
 
 Only reads. Counts of values outside a column's list read the whole table, as the migration itself does.
 """
@@ -21,6 +21,7 @@ from pgvigil.migration.files import Migration
 from pgvigil.validate import load_spec
 
 _LIST = re.compile(r"\(\d+, '(\w+)', '(\w+)', '\{([^}]*)\}'")
+_GIVEN = re.compile(r"\b(?:CONSTRAINT|INDEX) (\w+)")
 _KINDS = ("column", "constraint", "index", "trigger")
 
 # Names of columns, constraints, indexes and triggers of a table, as the spec names them.
@@ -69,7 +70,10 @@ def value_lists(migrations: Sequence[Migration]) -> list[tuple[str, str, tuple[s
 def read(run: Run, *, kind: str, directory: Path | None) -> Plan:
     """Reads what the plan says of this database. Raises psycopg.Error."""
     conn, schema, pending, reverts = run.conn, run.schema, run.pending, run.to_revert
-    tables = [_table(conn, schema, name) for name in run.chain.application_tables] if pending else []
+    given = set(_GIVEN.findall(run.migrations[0].script)) if run.migrations else set()
+    if run.chain.application_tables:  # their lists of values stay open
+        given |= {f"{table}_{column}_check" for table, column, _ in value_lists(run.migrations)}
+    tables = [_table(conn, schema, name, given) for name in run.chain.application_tables] if pending else []
     names = {migration.name[4:] for migration in pending} if run.chain.application_tables else set()
     steps = [
         (group[0].name if len(group) == 1 else f"{group[0].name} … {group[-1].name}", group[0].transactional)
@@ -92,7 +96,8 @@ def read(run: Run, *, kind: str, directory: Path | None) -> Plan:
     )
 
 
-def _table(conn: psycopg.Connection, schema: str, name: str) -> Table | None:
+def _table(conn: psycopg.Connection, schema: str, name: str, given: set[str]) -> Table | None:
+    """`given` are names of the spec that the migrations do not make here, whatever the application's own are."""
     found = conn.execute(
         "SELECT c.oid, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s",
@@ -104,7 +109,7 @@ def _table(conn: psycopg.Connection, schema: str, name: str) -> Table | None:
     declared = load_spec(project.SPEC).tables[name]
     parts = [*declared.columns], [*declared.constraints], [*declared.indexes], [*declared.triggers]
     adds = {
-        kind: tuple(one for one in of if f"{kind} {one.strip(chr(34))}" not in there)
+        kind: tuple(one for one in of if f"{kind} {one.strip(chr(34))}" not in there and one not in given)
         for kind, of in zip(_KINDS, parts, strict=True)
     }
     return Table(name, found[1], found[2], adds)

@@ -185,11 +185,11 @@ def require_fit(conn: psycopg.Connection, schema: str) -> None:
     # The migrations change nothing of what the application made, so the verdict before the commit would refuse it.
     findings = check_application_definitions(conn, load_spec(project.SPEC), schema)
     if findings:
-        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        differences = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
         path = [] if schema == "public" else [f"SET search_path = {compose.Identifier(schema).as_string(conn)};"]
         fixes = "".join(f"\n  {line}" for line in [*path, *(line for f in findings for line in f.fix.splitlines())])
         raise PreconditionError(
-            f'tables of the application in schema "{schema}" differ from what pgvigil was made for:{told}',
+            f'tables of the application in schema "{schema}" differ from what pgvigil was made for:{differences}',
             f"Change that, then run this again. Nothing was changed.{fixes}",
         )
 
@@ -274,7 +274,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
     if one(conn, "SELECT has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", schema):
         found.append(
             f'every role may create objects in schema "{schema}", where functions run with their owner\'s rights look names up; '
-            f'REVOKE CREATE ON SCHEMA "{schema}" FROM PUBLIC closes that'
+            f"REVOKE CREATE ON SCHEMA {compose.Identifier(schema).as_string(conn)} FROM PUBLIC closes that"
         )
     owner = one(
         conn,
@@ -304,10 +304,10 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
     return found
 
 
-def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float, told: Callable[[str], None]) -> None:
+def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float, log: Callable[[str], None]) -> None:
     """Waits `wait` seconds for blockers() to end. Raises PreconditionError with the list of those that did not."""
     began = time.monotonic()
-    told_of: list[str] = []
+    logged: list[str] = []
     while there := blockers(conn, schema):
         names = [name for name, _ in there]
         dumps = all(text.startswith("a running pg_dump") for _, text in there)
@@ -317,9 +317,9 @@ def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float
                 "End them or let them end, and run this again, or wait for them with --wait-for-blockers SECONDS. "
                 "Nothing was changed.",
             )
-        if names != told_of:
-            told("waiting for " + "; ".join(text for _, text in there))
-            told_of = names
+        if names != logged:
+            log("waiting for " + "; ".join(text for _, text in there))
+            logged = names
         time.sleep(0.5)
 
 
@@ -371,11 +371,11 @@ def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
 
 
 def require_application(conn: psycopg.Connection, schema: str) -> None:
-    """Raises PreconditionError unless the application's tables hold what the migrations stand on."""
+    """Raises PreconditionError unless the application's tables have what the migrations need."""
     findings = check_application_tables(conn, load_spec(project.SPEC), schema)
     if findings:
-        told = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
+        differences = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)
         raise PreconditionError(
-            f'schema "{schema}" is not the session application that pgvigil watches:{told}',
+            f'schema "{schema}" is not the session application that pgvigil watches:{differences}',
             "Nothing was changed. Is this the right database and --schema? A new, empty database is built by pgvigil setup.",
         )

@@ -24,6 +24,7 @@ from pgvigil.errors import ConnectError, InvalidSchemaError, LockedError, Migrat
 from pgvigil.migration import concurrent_indexes, lock_retry, plan_report, preflight
 from pgvigil.migration import rehearsal as rehearse
 from pgvigil.migration.chain import Chain, Run
+from pgvigil.migration.change import Change
 from pgvigil.migration.files import Migration
 from pgvigil.migration.lock_retry import Attempts
 from pgvigil.migration.own_chain import OwnChain
@@ -89,7 +90,7 @@ def plan_only(target: Target, options: Options, log: Reporter) -> tuple[Run, Pla
 
 
 def migrate(target: Target, options: Options, log: Reporter) -> Outcome:
-    """connect → preconditions → plan → lock → backup → apply → heal → validate. A database beyond `options.to` is reverted.
+    """connect → preconditions → plan → lock → backup → apply → repair indexes → validate. A database beyond `options.to` is reverted.
 
     Raises a PgvigilError of its documented exit code; up to and including a failed transaction nothing is changed.
     """
@@ -121,20 +122,20 @@ def migrate(target: Target, options: Options, log: Reporter) -> Outcome:
         chain.accept(run, options.accepted)
         end = run.migrations[run.end - 1].revision if run.end else None
         names = [m.name for m in applied]
-        took, left = time.monotonic() - clock, len(run.beyond)
+        took, left = time.monotonic() - clock, len(run.beyond_target)
         waiting = chain.waiting_jobs(conn)
         outcome = Outcome(
             start, end, names, archive, chain.warnings(conn), took, left, schema=run.schema, waiting=waiting, chain=chain
         )  # fmt: skip
-        if run.beyond and (not chain.staged or run.beyond[0].transactional):
+        if run.beyond_target and (not chain.staged or run.beyond_target[0].transactional):
             return outcome  # what is not all in cannot meet the spec; that it leads there was seen before the commit
         declared = chain.declaration()
         if declared is None:
             return outcome
         log("validating")
         report = (
-            validate(conn, declared, run.schema, before=[m.revision for m in run.beyond])
-            if run.beyond
+            validate(conn, declared, run.schema, before=[m.revision for m in run.beyond_target])
+            if run.beyond_target
             else chain.verdict(conn, target, run.schema)
         )
         log.document["validation"] = json.loads(render(report, "json"))
@@ -189,7 +190,7 @@ def open_run(conn: psycopg.Connection, options: Options, log: Reporter) -> Run:
     chain = options.chain
     migrations = chain.load()
     for migration in migrations:
-        _ = migration.statements  # a file that is no SQL is found before anything is begun
+        _ = migration.statements  # a file that is not SQL is found before anything is begun
     schema, state, warnings = chain.open(conn, options.schema, migrations, options.accepted)
     for warning in warnings:
         log(f"warning: {warning}")
@@ -258,9 +259,9 @@ def apply_pending(
             names = f"{group[0].name} … {group[-1].name} in one transaction" if len(group) > 1 else group[0].name
             log(f"running {names}")
             clock = time.monotonic()
-            follow = chain.groups([*run.pending[len(done) + len(group) :], *run.beyond])
+            follow = chain.groups([*run.pending[len(done) + len(group) :], *run.beyond_target])
             previewed = chain.staged and follow and group[0].transactional and follow[0][0].transactional
-            preview_group = follow.pop(0) if previewed else None
+            preview = follow.pop(0) if previewed else []
             unmet = [m.revision for later in follow for m in later]
 
             early: dict[str, Any] = {}
@@ -283,16 +284,8 @@ def apply_pending(
 
             with _rolled_back_when_lost(run.conn, names):
                 try:
-                    attempt(
-                        partial(
-                            chain.move,
-                            run.conn,
-                            group,
-                            before_lock=before_lock,
-                            before_commit=before_commit,
-                            preview_group=preview_group,
-                        )
-                    )
+                    change = Change(before_commit, group, before_lock, preview)
+                    attempt(partial(chain.apply_group, run.conn, change))
                 except (MigrationError, LockedError) as error:
                     if isinstance(error, MigrationError):
                         _name_event_triggers(error, run.conn)
@@ -374,9 +367,9 @@ def _index_repairs(run: Run) -> Sequence[tuple[str, Callable[[Trace], None]]]:
 
 
 def _repair_indexes(run: Run, target: Target, options: Options, log: Reporter) -> None:
-    if remains := _index_repairs(run):
+    if repairs := _index_repairs(run):
         with _attempts(run, target, options, log) as attempt:
-            for words, step in remains:
+            for words, step in repairs:
                 log(words)
                 attempt(step)
 
@@ -404,12 +397,8 @@ def revert(target: Target, to: str, options: Options, log: Reporter) -> Outcome:
                 _rolled_back_when_lost(conn, names_of),
             ):
                 try:
-                    attempt(
-                        partial(
-                            chain.move, conn, [], to_revert=to_revert, down_to=to,
-                            before_commit=lambda: locks.require_run_lock(conn),
-                        )
-                    )  # fmt: skip
+                    change = Change(lambda: locks.require_run_lock(conn), to_revert=to_revert, down_to=to)
+                    attempt(partial(chain.apply_group, conn, change))
                 except MigrationError as error:
                     _name_event_triggers(error, conn)
                     raise

@@ -91,7 +91,9 @@ def _connect_or_create(target: Target, wait: float, log: Reporter) -> psycopg.Co
         except psycopg.errors.InsufficientPrivilege as error:
             raise PreconditionError(
                 f'database "{name}" does not exist and role "{conn.info.user}" may not create it',
-                f'As a superuser: CREATE DATABASE "{name}" OWNER "{conn.info.user}";',
+                compose.SQL("As a superuser: CREATE DATABASE {} OWNER {};")
+                .format(compose.Identifier(name), compose.Identifier(conn.info.user))
+                .as_string(conn),
             ) from error
     return database.connect(target, "setup")
 

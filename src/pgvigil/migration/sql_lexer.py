@@ -1,6 +1,7 @@
 """Reading SQL as the server's lexer does: just enough to split statements, number lines and hash what counts.
 
-Source of the rules: PostgreSQL documentation, chapter "Lexical Structure" (strings, dollar quotes, nested comments).
+Source of the rules: PostgreSQL documentation, chapter "Lexical Structure" (strings, dollar quotes, nested comments). A carriage
+return ends a comment, and every character beyond ASCII belongs to a word: none is a space.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import NamedTuple
 
 _TOKEN = re.compile(
     r"""
-      (?P<space>\s+|--[^\n]*)
+      (?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)
     | (?P<comment>/\*)
-    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+    | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
     | (?P<escape>[eE]'(?:[^'\\]|\\.|'')*')
     | (?P<string>(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*')
     | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*")
-    | (?P<word>[^\W\d][\w$]*)
-    | (?P<number>\.?\d[\w.]*)
+    | (?P<word>[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)
+    | (?P<number>\.?[0-9][\w.]*)
     | (?P<open>['"])
     | (?P<other>.)
     """,
@@ -29,7 +30,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 class SqlError(ValueError):
-    """Text that is no SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
+    """Text that is not SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)

@@ -9,10 +9,10 @@ from pathlib import Path
 import psycopg
 
 from pgvigil.errors import MigrationError
-from pgvigil.migration import concurrent_indexes, files, trace
+from pgvigil.migration import concurrent_indexes, files
 from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.sql_lexer import Statement
-from pgvigil.migration.trace import Trace
+from pgvigil.migration.trace import Trace, current_trace
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     in time, a deadlock and a cancelled statement stay errors of psycopg: the caller may try again.
     """
     try:
-        with trace.current.get(Trace()).statement(conn, path.name, statement):
+        with current_trace.get(Trace()).statement(conn, path.name, statement):
             execute(text)
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):
         raise
@@ -39,24 +39,26 @@ def run(
         ) from error
 
 
-def run_healing(
+def run_after_cleanup(
     conn: psycopg.Connection,
     schema: str,
     statement: Statement,
     execute: Callable[[], None],
     displace: Callable[[Build, str, str], bool],
 ) -> None:
-    """Run a statement that commits by itself, first clearing away what an interrupted run of it left behind."""
+    """Run a statement that commits by itself, after dropping what an interrupted run of it has left."""
     if Build.of(statement) is None:
         with (
-            concurrent_indexes.patient(conn) if concurrent_indexes.waits_for_transactions(statement) else nullcontext()
+            concurrent_indexes.without_lock_timeout(conn)
+            if concurrent_indexes.waits_for_transactions(statement)
+            else nullcontext()
         ):
             execute()
         return
-    patience = trace.current.get(Trace()).patience
+    policy = current_trace.get(Trace()).policy
     try:
-        with concurrent_indexes.patient(conn):
-            if concurrent_indexes.prepare(conn, schema, statement, patience, displace):
+        with concurrent_indexes.without_lock_timeout(conn):
+            if concurrent_indexes.prepare(conn, schema, statement, policy, displace):
                 execute()
     except (MigrationError, psycopg.errors.QueryCanceled):
         if not conn.closed:

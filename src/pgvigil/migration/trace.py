@@ -29,19 +29,21 @@ _OWN_LOCKS: LiteralString = """
 # Looking costs a round trip while locks are held, so it is left out after what can lock no table that was there before, and no new one.
 _LOCKS_NOTHING = re.compile(r"COMMENT|GRANT|REVOKE|INSERT|CREATE (OR REPLACE )?(FUNCTION|PROCEDURE|VIEW|SCHEMA|ROLE)\b")
 _WORD = re.compile(r"\w+")
+_OF_ALL = ("AccessExclusiveLock",)
+_OF_TRIGGERS = ("ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")  # CREATE TRIGGER asks for the first
 
 
 @dataclass
 class Trace:
-    """The reports to a caller of move(), and the patience with other builds of an index.
+    """The reports to a caller of apply_group(), and how long to wait for other builds of an index.
 
     `statements` are those that ran: {file, line, statement, ms, locks: [{table, mode, held_ms}], blockers} each; blockers are what `met`
     returns after it, whom it waited for. `at` is the one at work.
-    Locks are those that make others wait, on tables that were there before; outside a transaction none are told, because
+    Locks are those that make others wait, on tables that were there before; outside a transaction none are reported, because
     they are gone when the statement is done.
     """
 
-    patience: WaitPolicy = field(default_factory=WaitPolicy)
+    policy: WaitPolicy = field(default_factory=WaitPolicy)
     met: Callable[[], list[Blocker]] = list
     statements: list[dict[str, Any]] = field(default_factory=list)
     at: tuple[str, int] = ("", 0)
@@ -91,12 +93,15 @@ class Trace:
                     self._held[oid, mode] = lock, began
 
     def _has_all(self, statement: Statement) -> bool:
-        """Return true if all the tables that a statement names are locked against everybody already. One that names none may lock any."""
+        """Return true if all the tables that a statement names are locked already, against everybody or as much as it can ask for. One that
+        names none may lock any.
+        """
         names = set(_WORD.findall(statement.text)) & self._named.keys()
+        enough = _OF_TRIGGERS if statement.starts_with("CREATE", "TRIGGER") else _OF_ALL
         return (
             bool(names)
             and not statement.starts_with("DO")
-            and all((oid, "AccessExclusiveLock") in self._held for name in names for oid in self._named[name])
+            and all(any((oid, mode) in self._held for mode in enough) for name in names for oid in self._named[name])
         )
 
     def end(self) -> None:
@@ -105,5 +110,5 @@ class Trace:
             lock["held_ms"] = round((time.monotonic() - since) * 1000, 1)
 
 
-# Alembic stands between move() and the statements.
-current: ContextVar[Trace] = ContextVar("trace")
+# Alembic is between apply_group() and the statements, and passes nothing on.
+current_trace: ContextVar[Trace] = ContextVar("trace")

@@ -49,7 +49,7 @@ def baseline(target: Target, chain: ProjectChain, at: str, log: Reporter, *, for
         equal = report is not None and report.ok
         if not equal and not force:
             words = (
-                f"the schema is not what {counted(len(files), 'file')} up to {at} make:\n{drift.told(report)}"
+                f"the schema is not what {counted(len(files), 'file')} up to {at} make:\n{drift.as_text(report)}"
                 if report
                 else why
             )

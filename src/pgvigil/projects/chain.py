@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
 from pgvigil.migration import preflight
 from pgvigil.migration.chain import Chain, Run
+from pgvigil.migration.change import Change
 from pgvigil.migration.concurrent_indexes import quoted
 from pgvigil.migration.files import Migration
 from pgvigil.migration.trace import Trace
@@ -100,7 +101,7 @@ class ProjectChain(Chain):
         return self.ledger.read(conn, self.files)
 
     def compare(self, state: ProjectState, accepted: Collection[str] = ()) -> list[str]:
-        """Return warnings. Raises PreconditionError where ledger and files tell different stories."""
+        """Return warnings. Raises PreconditionError where ledger and files contradict each other."""
         found = [
             f"version {version} has no file any more: it is older than the first file here"
             for version in self._squashed(state)
@@ -197,7 +198,7 @@ class ProjectChain(Chain):
             )
 
     def begin(self, run: Run, target: Target, log: Reporter) -> None:
-        """The schema is what the files that are in make, or the run ends here."""
+        """The run ends here unless the schema is the one that its files make."""
         self.require_ready(run, log)
         if self.config.drift == "off" or not run.state.entries or self._squashed(cast("ProjectState", run.state)):
             return
@@ -211,7 +212,7 @@ class ProjectChain(Chain):
         elif not report.ok:
             words = (
                 f"the schema is not what the {counted(len(applied), 'file')} that are in make: it was changed by something else\n"
-                + drift.told(report)
+                + drift.as_text(report)
             )
             if self.config.drift == "refuse":
                 raise PreconditionError(
@@ -221,23 +222,11 @@ class ProjectChain(Chain):
                 )
             log(f"warning: {words}")
 
-    def move(
-        self,
-        conn: psycopg.Connection,
-        group: list[Migration],
-        told: Trace,
-        *,
-        before_commit: Callable[[], None],
-        before_lock: Callable[[], None] = lambda: None,
-        to_revert: list[Migration] | None = None,
-        down_to: str | None = None,
-        preview_group: list[Migration] | None = None,
-    ) -> None:
-        del before_lock, preview_group
-        if down_to is None:
-            self.mover.apply(conn, cast("list[ProjectFile]", group), told, before_commit)
+    def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
+        if change.down_to is None:
+            self.mover.apply(conn, cast("list[ProjectFile]", change.group), trace, change.before_commit)
         else:
-            self.mover.revert(conn, cast("list[ProjectFile]", to_revert or []), told, before_commit)
+            self.mover.revert(conn, cast("list[ProjectFile]", change.to_revert), trace, change.before_commit)
 
     def not_drift(self) -> list[str]:
         """Return the patterns of what may be there besides what the files make."""

@@ -79,7 +79,7 @@ def check(chain: ProjectChain, log: Reporter, *, write_spec: bool = False) -> Ch
             if not report.ok:
                 again = chain.command("check", "--write-spec")
                 findings.append(
-                    f"{chain.spec_name} is not what the files make; write it again with {again}:\n{drift.told(report)}"
+                    f"{chain.spec_name} is not what the files make; write it again with {again}:\n{drift.as_text(report)}"
                 )
         log("reverting them, the newest first")
         findings += _reverted(conn, chain, levels)
@@ -110,7 +110,7 @@ def _difference(conn: psycopg.Connection, one: ProjectFile, chain: ProjectChain,
     report = validate(conn, drift.as_declaration(before), chain.config.schema)
     if report.ok:
         return None
-    return f"{one.revert_path}: after it the schema is not what it was before {one.path.name}:\n{drift.told(report)}"
+    return f"{one.revert_path}: after it the schema is not what it was before {one.path.name}:\n{drift.as_text(report)}"
 
 
 def _spec(conn: psycopg.Connection, chain: ProjectChain, path: Path) -> str:

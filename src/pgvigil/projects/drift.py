@@ -20,6 +20,7 @@ from pgvigil.progress import Reporter
 from pgvigil.projects import mover
 from pgvigil.projects.config import LEDGER_SCHEMA, Config
 from pgvigil.projects.layouts import ProjectFile, acts_on_whole_server
+from pgvigil.text import counted
 from pgvigil.validate import Declaration, Finding, Report, dump_spec, load_declaration, render, validate
 from pgvigil.validate.catalog.snapshot import all_schemas
 from pgvigil.validate.spec.path_patterns import covers
@@ -75,7 +76,7 @@ def compare(
     log: Reporter,
 ) -> tuple[Report | None, str]:
     """Return the live schema compared with what the files make, or None and why nothing could be made. Rights are left out."""
-    log(f"building {len(files)} files in a scratch database, to compare the schema with")
+    log(f"building {counted(len(files), 'file')} in a scratch database, to compare the schema with")
     try:
         with _scratch(conn, target, log) as there:
             build(there, config, files)
@@ -112,7 +113,7 @@ def _of_pgvigil(conn: psycopg.Connection, schema: str) -> list[str]:
     return [*brought, *(f"*table {table}_*" for table in own.patterns)]
 
 
-def told(report: Report) -> str:
+def as_text(report: Report) -> str:
     return render(report, "text")
 
 

@@ -186,13 +186,13 @@ def runs_alone(statement: Statement) -> bool:
 
 
 def _is_whole(path: Path, text: str) -> bool:
-    """golang-migrate sends a file as one query, which is one transaction; what cannot be in one stands alone."""
+    """golang-migrate sends a file as one query, which is one transaction; a statement that cannot be in one is in a file of its own."""
     alone = any(runs_alone(statement) for statement in _statements(path, text))
     return not text.startswith(files.NO_TRANSACTION) and not alone
 
 
 def acts_on_whole_server(statement: Statement) -> bool:
-    """Return true if a statement, or code that stands in it, changes more than its database."""
+    """Return true if a statement, or code that is in it, changes more than its database."""
     return bool(_WHOLE_SERVER.search(statement.text))
 
 

@@ -129,7 +129,7 @@ class Ledger:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self, conn: psycopg.Connection, files: Sequence[ProjectFile]) -> ProjectState:
-        """Return where the database stands. Raises PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
+        """Return the place of the database among the files. Raises PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
         ours = self._ours(conn)
         finished = {version for version, row in ours.items() if row.finished}
         there = finished if not self.tool_table else self._of_tool(conn, files, finished)
@@ -168,7 +168,7 @@ class Ledger:
         if not may:
             raise PreconditionError(
                 f"{TABLE} belongs to {owner}, who has migrated this database before",
-                f'Connect as {owner}, or as a role that has it: GRANT "{owner}" TO "{conn.info.user}";',
+                f"Connect as {owner}, or as a role that has it: GRANT {quoted(owner)} TO {quoted(conn.info.user)};",
             )
         rows = conn.execute(
             f"""SELECT version, name, sha256_bytes, sha256_tokens, baselined, steps, steps_sha256, begun, finished
@@ -261,7 +261,7 @@ class Ledger:
         note: str | None = None,
     ) -> None:
         """Write that a file is in."""
-        self._put(
+        self.put(
             conn,
             one,
             Progress(len(one.statements)),
@@ -288,7 +288,7 @@ class Ledger:
                 (steps, _BACK + digest_of(one.down_statements[:steps]), begun, self.config.name, one.version),
             )
             return
-        self._put(conn, one, Progress(steps, digest_of(one.statements[:steps]), begun), finished=False)
+        self.put(conn, one, Progress(steps, digest_of(one.statements[:steps]), begun), finished=False)
 
     def forget(self, conn: psycopg.Connection, one: ProjectFile, before: ProjectFile | None) -> None:
         """Write that a file was taken out; `before` is the one that is the newest then."""
@@ -305,7 +305,7 @@ class Ledger:
         """Take over what the tool has done without pgvigil: the checksums of the files from now on; and forget what it took out."""
         for one in files:
             if one.version in state.adopted:
-                self._put(conn, one, Progress(len(one.statements)), finished=True, note=f"run by {self.config.layout}")
+                self.put(conn, one, Progress(len(one.statements)), finished=True, note=f"run by {self.config.layout}")
         for version in state.stale:
             conn.execute(f"DELETE FROM {TABLE} WHERE chain = %s AND version = %s".encode(), (self.config.name, version))
 
@@ -320,7 +320,7 @@ class Ledger:
                     (one.name, one.sha256_bytes, one.sha256_tokens, self.config.name, one.version, one.sha256_tokens),
                 )
 
-    def _put(
+    def put(
         self, conn: psycopg.Connection, one: ProjectFile, progress: Progress, *, finished: bool, baselined: bool = False,
         duration_ms: int = 0, note: str | None = None,
     ) -> None:  # fmt: skip

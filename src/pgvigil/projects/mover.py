@@ -1,7 +1,7 @@
 """The files of a project into the database, and out of it.
 
 A file runs in one transaction with its row in the ledger. In a file without a transaction each statement that can run in one does so
-together with its step in the ledger: exactly once, also when the process is killed. What commits by itself is healed from the catalog.
+together with its step in the ledger: exactly once, also when the process is killed. A statement that commits by itself is completed from what the catalog shows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psycopg
 
 from pgvigil import locks
 from pgvigil.errors import MigrationError, PreconditionError
-from pgvigil.migration import concurrent_indexes, statements, trace
+from pgvigil.migration import concurrent_indexes, statements
 from pgvigil.migration.apply import SETTINGS
 from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.sql_lexer import Statement
-from pgvigil.migration.trace import Trace
+from pgvigil.migration.trace import Trace, current_trace
 from pgvigil.projects.config import Config
 from pgvigil.projects.layouts import ProjectFile, runs_alone
 from pgvigil.projects.ledger import Ledger, Progress, ProjectState, digest_of
@@ -48,11 +48,11 @@ class Mover:
     # ── In ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def apply(
-        self, conn: psycopg.Connection, group: Sequence[ProjectFile], told: Trace, before_commit: Callable[[], None]
+        self, conn: psycopg.Connection, group: Sequence[ProjectFile], trace: Trace, before_commit: Callable[[], None]
     ) -> None:
         """Apply a group: transactional files in one transaction, or one file in steps."""
-        trace.current.set(told)
-        told.begin(conn)
+        current_trace.set(trace)
+        trace.begin(conn)
         if not group[0].transactional:
             self._in_steps(conn, group[0], before_commit)
             return
@@ -73,7 +73,7 @@ class Mover:
         finally:
             if not conn.closed:
                 pin(conn, self.config)
-        told.end()
+        trace.end()
 
     def _prepare(self, conn: psycopg.Connection) -> None:
         self.ledger.make(conn)
@@ -144,13 +144,15 @@ class Mover:
             )
 
         try:
-            statements.run_healing(conn, self.config.schema, statement, lambda: way.run(conn, statement), displace)
+            statements.run_after_cleanup(
+                conn, self.config.schema, statement, lambda: way.run(conn, statement), displace
+            )
         except MigrationError as error:
             state = error.__cause__.sqlstate if isinstance(error.__cause__, psycopg.Error) else None
             detaches = words[:2] == ["ALTER", "TABLE"] and "DETACH" in words
             if detaches and state == _PENDING_DETACH:
                 finalize = _DETACH.sub("FINALIZE", statement.text)
-                with concurrent_indexes.patient(conn):
+                with concurrent_indexes.without_lock_timeout(conn):
                     statements.run(conn, way.path, statement, finalize, lambda text: conn.execute(text.encode()))
                 return
             if was_begun and state in _GONE and (words[0] == "DROP" or detaches):
@@ -176,11 +178,15 @@ class Mover:
     # ── Out ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def revert(
-        self, conn: psycopg.Connection, to_revert: Sequence[ProjectFile], told: Trace, before_commit: Callable[[], None]
+        self,
+        conn: psycopg.Connection,
+        to_revert: Sequence[ProjectFile],
+        trace: Trace,
+        before_commit: Callable[[], None],
     ) -> None:
         """Take files out, the newest first: in one transaction, or each by itself where one of them cannot be in one."""
-        trace.current.set(told)
-        told.begin(conn)
+        current_trace.set(trace)
+        trace.begin(conn)
         for group in revert_groups(to_revert):
             if not group[0].down_in_transaction:
                 with conn.transaction():
@@ -205,7 +211,7 @@ class Mover:
             finally:
                 if not conn.closed:
                     pin(conn, self.config)
-        told.end()
+        trace.end()
 
     def _before(self, one: ProjectFile, state: ProjectState) -> ProjectFile | None:
         earlier = [f for f in self.files[: self.files.index(one)] if f.version in state.revisions]
@@ -252,7 +258,7 @@ def require_unedited(path: Path, parts: Sequence[Statement], progress: Progress)
 
 
 def _check_constraints(conn: psycopg.Connection, at: object) -> None:
-    """Have deferred constraints checked while the error can still be told with its file."""
+    """Have deferred constraints checked while the error can still be reported with its file."""
     try:
         conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled):

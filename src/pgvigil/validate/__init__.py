@@ -1,4 +1,7 @@
-"""The live catalog held against the declared spec."""
+"""Compares the live catalog with the declared spec.
+
+The names are imported when they are asked for: a verdict waits for nothing that it does not need. `_WHERE` has their modules.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvigil.validate.catalog.snapshot import read_early
-    from pgvigil.validate.diff.reference import Reference, keep_reference
-    from pgvigil.validate.owners import require_owner_or_consent
-    from pgvigil.validate.repair.fix_script import fix_sql
-    from pgvigil.validate.report.formats import FORMATS, render
-    from pgvigil.validate.report.model import Finding, Report, Unchecked
-    from pgvigil.validate.report.source_lines import with_source_line
-    from pgvigil.validate.run import check_application_definitions, check_application_tables, event_triggers, validate
-    from pgvigil.validate.selftest import self_test
-    from pgvigil.validate.spec.cache import load_declaration
-    from pgvigil.validate.spec.declaration import Declaration
-    from pgvigil.validate.spec.document import Spec
-    from pgvigil.validate.spec.dump import dump_spec
-    from pgvigil.validate.spec.loader import load_spec
+    from pgvigil.validate.catalog.snapshot import read_early as read_early
+    from pgvigil.validate.diff.reference import Reference as Reference
+    from pgvigil.validate.diff.reference import keep_reference as keep_reference
+    from pgvigil.validate.owners import require_owner_or_consent as require_owner_or_consent
+    from pgvigil.validate.repair.fix_script import fix_sql as fix_sql
+    from pgvigil.validate.report.formats import FORMATS as FORMATS
+    from pgvigil.validate.report.formats import render as render
+    from pgvigil.validate.report.model import Finding as Finding
+    from pgvigil.validate.report.model import Report as Report
+    from pgvigil.validate.report.model import Unchecked as Unchecked
+    from pgvigil.validate.report.source_lines import with_source_line as with_source_line
+    from pgvigil.validate.run import check_application_definitions as check_application_definitions
+    from pgvigil.validate.run import check_application_tables as check_application_tables
+    from pgvigil.validate.run import event_triggers as event_triggers
+    from pgvigil.validate.run import validate as validate
+    from pgvigil.validate.selftest import self_test as self_test
+    from pgvigil.validate.spec.cache import load_declaration as load_declaration
+    from pgvigil.validate.spec.declaration import Declaration as Declaration
+    from pgvigil.validate.spec.document import Spec as Spec
+    from pgvigil.validate.spec.dump import dump_spec as dump_spec
+    from pgvigil.validate.spec.loader import load_spec as load_spec
 
-# Imported when asked for: what a verdict does not need, it does not wait for.
 _WHERE = {
     "FORMATS": "report.formats",
     "Declaration": "spec.declaration",
@@ -45,29 +54,6 @@ _WHERE = {
     "self_test": "selftest",
     "validate": "run",
 }
-__all__ = [
-    "FORMATS",
-    "Declaration",
-    "Finding",
-    "Reference",
-    "Report",
-    "Spec",
-    "Unchecked",
-    "check_application_definitions",
-    "check_application_tables",
-    "dump_spec",
-    "event_triggers",
-    "fix_sql",
-    "keep_reference",
-    "load_declaration",
-    "load_spec",
-    "read_early",
-    "render",
-    "require_owner_or_consent",
-    "self_test",
-    "validate",
-    "with_source_line",
-]
 
 
 def __getattr__(name: str) -> object:

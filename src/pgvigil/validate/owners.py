@@ -1,6 +1,6 @@
 """Whose code runs when rows of the session application are written: triggers run with the rights of whoever writes.
 
-SET ROLE is no boundary, because such code may RESET ROLE. So a superuser does not run what another role could have written
+SET ROLE is not a boundary, because such code may RESET ROLE. So a superuser does not run what another role could have written
 unless asked to.
 """
 

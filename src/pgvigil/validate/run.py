@@ -1,7 +1,8 @@
-"""The verdict on a database: what there is, what there should be, and what is told of the difference."""
+"""The verdict on a database: the schema that is there, the one that should be there, and the difference."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -48,20 +49,20 @@ def validate(
     made, unchecked = (reference, ()) if reference is None or isinstance(reference, Snapshot) else reference.outcome()
     left = [patterns for revision, patterns in declaration.later if revision in (before or ())]
     to_come = tuple(chain.from_iterable(left))
-    collector = DiffBuilder(declaration, found, strict, to_come)
-    Comparison(collector, made, rows).run()
+    builder = DiffBuilder(declaration, found, strict, to_come)
+    Comparison(builder, made, rows).run()
     if not declaration.complete and found.server:
         hours = [float(row["active_hours"]) for row in rows.get(POLICIES, []) if row.get("active_hours")]
-        settings.compare(collector, found.server, conn, min(hours, default=1.0))
-        schema_access.compare(collector, schema, found.server.without_usage)
-    findings = collector.settled(conn)
+        settings.compare(builder, found.server, conn, min(hours, default=1.0))
+        schema_access.compare(builder, schema, found.server.without_usage)
+    findings = builder.resolved(conn)
     known: frozenset[str] = frozenset()
     if not (declaration.complete or strict):
         findings, known = replaced.as_one_note(found, findings)
-    collector.unchecked += [*unchecked, *unsafe]
-    collector.unreadable -= {code.objects.removeprefix("rows of ") for code in unsafe}
-    if collector.unreadable:
-        collector.unchecked.append(_unreadable(conn, schema, collector.unreadable))
+    builder.unchecked += [*unchecked, *unsafe]
+    builder.unreadable -= {code.objects.removeprefix("rows of ") for code in unsafe}
+    if builder.unreadable:
+        builder.unchecked.append(_unreadable(conn, schema, builder.unreadable))
     findings = [replace(f, object=ObjectRef.parse(f.object).shown_in(quoted(schema))) for f in findings]
     findings = list(with_source_line(declaration, findings))
     notes = [finding for finding in findings if finding.severity == "note"]
@@ -69,7 +70,7 @@ def validate(
         notes += [
             Finding("missing", f"ignore rule {pattern}", "objects that it covers", ABSENT, "note")
             for pattern, _, rare in declaration.ignore
-            if not rare and pattern not in collector.used_rules
+            if not rare and pattern not in builder.used_rules
         ]
     server = found.server
     return Report(
@@ -80,8 +81,8 @@ def validate(
         tuple(finding for finding in findings if finding.severity == "finding"),
         tuple(notes),
         dict(sorted(_seen(found).items())),
-        dict(sorted(collector.compared.items())),
-        tuple(collector.unchecked),
+        dict(sorted(builder.compared.items())),
+        tuple(builder.unchecked),
         known,
     )
 
@@ -114,7 +115,7 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
             )
     columns: dict[str, list[str]] = {name: [] for name in readable if found.details[table(name)]["readable"]}
     for ref, attributes in found.objects.items():
-        if ref.kind == "column" and found.roots[ref] in columns and PLAIN_TYPE.fullmatch(attributes["type"]):
+        if ref.kind == "column" and found.roots[ref] in columns and re.fullmatch(PLAIN_TYPE, attributes["type"]):
             columns[ref.relation].append(ref.name)
     return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema), unsafe
 
@@ -167,7 +168,7 @@ def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[
     """Check the needs of the first migration: its tables, their base columns, the types."""
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema)
-    collector = DiffBuilder(declaration, found)
+    builder = DiffBuilder(declaration, found)
     for ref, attributes in declaration.objects.items():
         root = declaration.roots[ref]
         if root not in declaration.application or ref.kind not in ("table", "column"):
@@ -175,17 +176,17 @@ def check_application_tables(conn: Connection, spec: Spec, schema: str) -> list[
         there, of_view = found.objects.get(ref), view(root)
         if ref.kind == "table":
             if there is None and of_view in found.objects:
-                collector.differ(ref, [AttributeDiff("table", describe.whole(of_view, found.objects[of_view]))])
+                builder.differ(ref, [AttributeDiff("table", describe.in_one_line(of_view, found.objects[of_view]))])
             elif there is None:
-                collector.miss(ref, "a table of the application", attributes, root)
+                builder.miss(ref, "a table of the application", attributes, root)
             elif there.get("kind") not in (None, "partitioned table"):
-                collector.differ(ref, [AttributeDiff("table", there["kind"])])
+                builder.differ(ref, [AttributeDiff("table", there["kind"])])
         elif table(root) in found.objects:
             if there is None and not declaration.marks[ref].ours:
-                collector.miss(ref, attributes["type"], attributes, root)
+                builder.miss(ref, attributes["type"], attributes, root)
             elif there is not None and there["type"] != attributes["type"]:
-                collector.differ(ref, [AttributeDiff(attributes["type"], there["type"])])
-    return collector.settled(conn)
+                builder.differ(ref, [AttributeDiff(attributes["type"], there["type"])])
+    return builder.resolved(conn)
 
 
 def check_application_definitions(conn: Connection, spec: Spec, schema: str) -> list[Finding]:
@@ -193,11 +194,11 @@ def check_application_definitions(conn: Connection, spec: Spec, schema: str) -> 
     declaration = _declared(spec)
     found = snapshot(conn, declaration.scope(schema), schema)
     to_come = tuple(chain.from_iterable(patterns for _, patterns in declaration.later))
-    collector = DiffBuilder(declaration, found, to_come=to_come)
-    Comparison(collector, None, {}).run()
+    builder = DiffBuilder(declaration, found, to_come=to_come)
+    Comparison(builder, None, {}).run()
     base = {
         ref.path
         for ref, mark in declaration.marks.items()
         if not mark.ours and ref.kind in ("column", "constraint") and declaration.roots[ref] in declaration.application
     }
-    return [one for one in collector.settled(conn) if one.severity == "finding" and one.object in base]
+    return [one for one in builder.resolved(conn) if one.severity == "finding" and one.object in base]

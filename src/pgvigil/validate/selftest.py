@@ -57,7 +57,7 @@ class _Failed(Exception):
 
 
 class _Untried(Exception):
-    """A check cannot tell: what the application has put in the place of ours does something else, and is known to."""
+    """A check has no result: what the application has put in the place of ours does something else, and is known to."""
 
 
 class SessionFixture:
@@ -414,8 +414,8 @@ def _try_all(conn: Connection, replaced: frozenset[str]) -> list[Finding]:
         except _Untried as reason:
             untried.append(f"{expected} ({reason})")
     if untried:
-        told = f"not so while its triggers stand in for ours: {'; '.join(untried)}"
-        findings.append(Finding("different", REPLACED, "what the triggers of pgvigil do", told, "note"))
+        text = f"not so while its triggers stand in for ours: {'; '.join(untried)}"
+        findings.append(Finding("different", REPLACED, "what the triggers of pgvigil do", text, "note"))
     return findings
 
 

@@ -35,7 +35,7 @@ Role = Literal["viewer", "admin"]
 COOKIES: Final = ("__Host-pgvigil", "pgvigil")
 COOKIE_SECONDS: Final = 12 * 3600
 # Polls of open pages: their answers are shared, and one principal may have many pages open.
-_POLLS: Final = 1200
+POLLS: Final = 1200
 _MINUTE: Final = 60.0
 _ROLES: Final = ("viewer", "admin")
 
@@ -191,11 +191,16 @@ def tokens(path: Path | str, secret: bytes | None = None) -> Tokens:
 
 
 def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = ()) -> Authorize:
-    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR)."""
+    """Authorize by the name that a proxy puts into `header`. It counts only if the socket's peer is in one of the networks (CIDR).
+
+    Two such headers, or a comma, by which a second proxy joins two of them, name nobody: one of them may be the client's.
+    """
     trusted = []
     for network in networks:
         try:
-            trusted.append(ipaddress.ip_network(network))
+            known = ipaddress.ip_network(network)
+            mapped = known.network_address.ipv4_mapped if isinstance(known, ipaddress.IPv6Network) else None
+            trusted.append(ipaddress.ip_network((mapped, known.prefixlen - 96)) if mapped else known)
         except ValueError as error:
             raise UsageError(f"{network} is not a network", "Write it as 10.0.0.0/8 or 127.0.0.1/32.") from error
     if not trusted or not header:
@@ -212,10 +217,11 @@ def trusted_proxy(networks: Iterable[str], header: str, admins: Iterable[str] = 
             return None
         if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
             peer = peer.ipv4_mapped
-        if len(names) != 1 or not any(peer in network for network in trusted):
+        if len(names) != 1 or "," in names[0] or not any(peer in network for network in trusted):
             return None
+        name = names[0].strip(" \t")  # other spaces belong to a name, so that two users of the proxy stay two
         try:
-            return Principal(names[0].strip(), "admin" if names[0].strip() in admin_names else "viewer")
+            return Principal(name, "admin" if name in admin_names else "viewer")
         except ValueError:
             return None
 
@@ -317,9 +323,9 @@ class Access:
         polls = self._polls[key] = self._polls.get(key, 0) + 1
         left = str(max(1, round(self._polls_end - now)))
         request.state.rate_limit = {
-            "RateLimit-Limit": str(_POLLS), "RateLimit-Remaining": str(max(0, _POLLS - polls)), "RateLimit-Reset": left,
+            "RateLimit-Limit": str(POLLS), "RateLimit-Remaining": str(max(0, POLLS - polls)), "RateLimit-Reset": left,
         }  # fmt: skip
-        if polls > _POLLS:
+        if polls > POLLS:
             raise of_status(429, {"Retry-After": left})
         return found
 

@@ -87,6 +87,7 @@ def application(
     app.add_middleware(dashboard.Alias)
     if hosts is not None:
         app.add_middleware(_Hosts, hosts=frozenset(host.lower() for host in hosts))
+    app.add_middleware(_Framing)
     app.add_middleware(problems.Guard)
     app.add_middleware(_Headers)
     return app
@@ -166,6 +167,27 @@ class _Headers:
         await self._app(scope, receive, sending if scope["type"] == "http" else send)
 
 
+class _Framing:
+    """A layer that refuses a body with two lengths: a proxy that reads the other one takes the rest for the next request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and {b"content-length", b"transfer-encoding"} <= {
+            name for name, _ in scope["headers"]
+        }:
+            answer = problems.Problem(
+                400,
+                "two-lengths",
+                "The request has Content-Length and Transfer-Encoding",
+                headers={"Connection": "close"},
+            )
+            await answer.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class _Hosts:
     """A layer that refuses other host names: another site may have its name point at this machine."""
 
@@ -176,7 +198,8 @@ class _Hosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             host = Request(scope).headers.get("host", "").lower()
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+            before, _, port = host.rpartition(":")
+            name = before if port.isascii() and port.isdigit() else host
             if name not in self._hosts:
                 answer = problems.Problem(400, "unknown-host", "The Host header names another service")
                 await answer.response()(scope, receive, send)

@@ -107,6 +107,15 @@ def not_migrated() -> Problem:
     )
 
 
+def superuser() -> Problem:
+    return Problem(
+        503,
+        "superuser",
+        "This service connects as a superuser, and the tables belong to another role",
+        "Code of that role would run with the superuser's rights. Connect as a member of pgvigil_admin.",
+    )
+
+
 def missing_right() -> Problem:
     return Problem(
         503,

@@ -1,7 +1,7 @@
 """Keep the answers of the sections of the state, for all clients together.
 
 A section is one question. Its answer is kept for at least two seconds, and for a multiple of what it cost, so that open pages take
-little however many there are. Sections that are cheap and due are read in one transaction. A mark tells whether a section can have
+little however many there are. Sections that are cheap and due are read in one transaction. A mark shows whether a section can have
 changed: as long as its mark is the same, the answer is not read again. A section that takes long is read while clients see the
 answer before.
 """
@@ -23,7 +23,7 @@ from pgvigil.web.store import Connection, Store
 _CHEAP: Final = 0.02  # seconds; cheaper sections are read together
 _SHARE: Final = 20_000.0
 _LONG_BUDGET: Final = 10.0  # seconds for a section that is read in the background
-_PATIENCE: Final = 0.2  # seconds that a page waits for a section that may follow, where there is no answer yet
+_WAITS: Final = 0.2  # seconds that a page waits for a section that may follow, where there is no answer yet
 _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 _NEWS: Final = 5.0  # the age of rows that the API returns, at most
 _ALIVE: Final = 1.0
@@ -215,7 +215,7 @@ class Sections:
             await asyncio.wait(needed, timeout=seconds + _ALIVE)
         first = {self._reading[name] for name in due if name in self._reading and self._current(name) is None}
         if first:
-            await asyncio.wait(first, timeout=_PATIENCE)
+            await asyncio.wait(first, timeout=_WAITS)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -286,6 +286,6 @@ class Sections:
         return {mark: str(value) for mark, value in zip(wanted, row or (), strict=True)}
 
     def _query(self, marks: Iterable[str]) -> str:
-        """Return the question for marks; for none, one that tells only whether the database answers. Only within a question."""
+        """Return the question for marks; for none, one that shows only whether the database answers. Only within a question."""
         query = "SELECT " + (", ".join(MARKS[mark] for mark in marks) or "1")
         return query.replace("{sessions}", self._store.table("sessions").replace("'", "''")) if "{" in query else query

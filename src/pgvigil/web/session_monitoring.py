@@ -21,7 +21,7 @@ _READ: Final = b"""
     SELECT application, reported_by, workers, last_seen_at, counters, histograms, gauges, pg_catalog.clock_timestamp()
     FROM pgvigil.session_monitor ORDER BY application, reported_by"""
 _KEPT: Final = 1.0  # seconds; workers report every ten
-Health = Literal["healthy", "degraded", "unhealthy"]
+Health = monitor_metrics.Status
 Name = Annotated[str | None, Query(min_length=1, max_length=100, pattern=NO_NUL, description="Default: all together")]
 
 
@@ -71,9 +71,7 @@ class Summary(_Numbers):
 class Alert(BaseModel):
     """A threshold that is exceeded."""
 
-    type: Literal[
-        "slow_operation", "high_error_rate", "high_recovery_rate", "high_pool_utilization", "excessive_active_sessions"
-    ]
+    type: monitor_metrics.AlertType
     severity: Literal["warning", "critical"]
     message: str
     threshold: float

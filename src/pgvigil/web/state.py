@@ -156,7 +156,7 @@ def _anomaly(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def applications(monitor: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Return each application that has a live worker, with its numbers, status and alerts; none is no error here."""
+    """Return each application that has a live worker, with its numbers, status and alerts; none is not an error here."""
     try:
         read = session_monitoring.select(monitor, None)
     except Problem:
@@ -188,7 +188,7 @@ _KEPT_PAGES: Final = 500
 
 
 class Pages:
-    """The content of each page, as it is sent: made anew only where a section of it has changed."""
+    """The content of each page, as it is sent: made again only where a section of it has changed."""
 
     def __init__(self, sections: Sections) -> None:
         self._sections = sections

@@ -24,6 +24,7 @@ from pgvigil.database import Target
 from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction
 from pgvigil.live.records import EXECUTION
+from pgvigil.owner import UNDER_SUPERUSER
 from pgvigil.text import one_line
 from pgvigil.web import deadline, problems
 from pgvigil.web.problems import Problem
@@ -326,6 +327,9 @@ class Store:
             generation = self._generation
         try:
             connection = deadline.connect(self._conninfo, until)
+            if deadline.ask(connection.pgconn, UNDER_SUPERUSER.encode(), until).ntuples:
+                connection.close()
+                raise problems.superuser()
         except psycopg.Error as error:
             self._log_failure(error)
             self._failed()

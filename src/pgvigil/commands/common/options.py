@@ -163,10 +163,11 @@ def moment(text: str) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def add_report_format(group: argparse._ArgumentGroup) -> None:
+def add_report_format(group: argparse._ArgumentGroup, formats: str = "validate.report.formats") -> None:
+    """Adds --format, with a choice for each module of the package `formats`."""
     group.add_argument(
         "--format",
-        choices=registry.modules("validate.report.formats"),
+        choices=registry.modules(formats),
         default="text",
         help="format of the report (default %(default)s)",
     )

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -56,13 +56,14 @@ def _umask() -> int:
     return mask
 
 
-def generated(written: str, path: Path | None) -> int:
+def generated(written: str, path: Path | None, printed: Callable[..., None] = text.print_script) -> int:
+    """Write a file of this project, or print the text: SQL by `print_sql`."""
     if path:
         project.require_checkout(f"write {path.name}")
         path.write_text(written, encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
     else:
-        text.print_script(written, sys.stdout, end="")
+        printed(written, sys.stdout, end="")
     return 0
 
 

@@ -15,7 +15,7 @@ from pgvigil.commands.common.target import required_target
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
 
-_WITHIN = 3.0  # seconds for the answer of a server
+WITHIN = 3.0  # seconds for the answer of a server
 
 
 class Version(argparse.Action):
@@ -46,14 +46,14 @@ def _database(words: Sequence[str]) -> str:
         return f"database: {error.message}"
     answer: Queue[str] = Queue()
     # A thread that the end of the process does not wait for: a host that swallows packets answers after minutes.
-    Thread(target=lambda: answer.put(_looked_up(target)), daemon=True).start()
+    Thread(target=lambda: answer.put(ask(target)), daemon=True).start()
     try:
-        return answer.get(timeout=_WITHIN)
+        return answer.get(timeout=WITHIN)
     except Empty:
-        return f"{target}: no answer in {_WITHIN:.0f} s"
+        return f"{target}: no answer in {WITHIN:.0f} s"
 
 
-def _looked_up(target: Target) -> str:
+def ask(target: Target) -> str:
     from pgvigil.migration import ledger
 
     try:

@@ -271,8 +271,8 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
     for node in plan.nodes:
         rows = node.rows + node.total("Rows Removed by Filter")
         written = node.own_blocks("Temp Written Blocks") * plan.block_size
-        told = node.kind in ("Sort", "Incremental Sort", "Hash", "Hash Join") or _spilled(node)
-        if written and not told:
+        reported = node.kind in ("Sort", "Incremental Sort", "Hash", "Hash Join") or _spilled(node)
+        if written and not reported:
             sentence = f"{node.kind} writes {size(written)} to temporary files: it does not fit into work_mem, {size(plan.work_mem)}"
             fix = f"SET work_mem = '{_megabytes(_in_memory(written / max(rows, 1), rows, True))}';"
             yield Finding("temp_files", "warning", node.kind, sentence, fix)
@@ -285,13 +285,13 @@ def _temporary_files(plan: Plan) -> Iterator[Finding]:
 class _Misjudged:
     """A node with a wrong estimate, although its input was estimated well: the error begins here.
 
-    `top` is the node above it that inherits most of the error, or itself. `told`: the error does harm, and can be fixed.
+    `top` is the node above it that inherits most of the error, or itself. `reported`: the error does harm, and can be fixed.
     """
 
     node: Node
     factor: float
     top: Node
-    told: bool
+    reported: bool
 
     @property
     def weight(self) -> float:
@@ -303,7 +303,7 @@ def _estimates(plan: Plan) -> Iterator[Finding]:
     """Find wrong estimates. Only the deepest nodes are reported: those above inherit the error. Of partitions, the worst one is."""
     worst: dict[tuple[str, str], tuple[float, Finding]] = {}
     for one in _misjudged(plan, plan.top):
-        if not one.told or one.weight < _FEW:
+        if not one.reported or one.weight < _FEW:
             continue
         node, key = one.node, (one.node.kind, plan.name(one.node))
         sentence = f"{plan.label(node)}: {_in_rows(node)}"

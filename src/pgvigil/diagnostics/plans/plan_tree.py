@@ -100,8 +100,8 @@ class Node:
             return bool(self.loops) and self.fields.get("CTE Name") == name.removeprefix("CTE ")
         # Up to 16 it is InitPlan 1 (returns $0), and $0 in an expression; from 17 on InitPlan 1, and (InitPlan 1).col1.
         signs = [rf"{re.escape(sign)}\b" for sign in re.findall(r"\$\d+", name)] or [rf"\({re.escape(name)}\)"]
-        told = " ".join(str(value) for key, value in self.fields.items() if key not in ("Plans", "Subplan Name"))
-        return bool(self.loops) and re.search("|".join(signs), told) is not None
+        values = " ".join(str(value) for key, value in self.fields.items() if key not in ("Plans", "Subplan Name"))
+        return bool(self.loops) and re.search("|".join(signs), values) is not None
 
 
 def tree(plan: dict[str, Any]) -> Node:

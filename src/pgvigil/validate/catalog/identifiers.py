@@ -43,7 +43,7 @@ def last_name(label: str) -> str:
 
 
 def schema_of(label: str) -> str:
-    """Return what stands before the last identifier: of a column its table. "" where that stands alone."""
+    """Return the part before the last identifier: of a column its table. "" where there is none."""
     return label[: -len(last_name(label)) - 1]
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pgvigil.validate.catalog.identifiers import first_parenthesis, last_name, schema_of
 
-# Kinds whose parts stand on a relation, and are called by its name and their own.
+# Kinds whose parts belong to a relation, and are called by its name and their own.
 ON_RELATIONS = ("column", "constraint", "index", "trigger", "policy", "rule")
 ROUTINES = ("function", "procedure", "aggregate", "window function")
 _WITH_SIGNATURE = (*ROUTINES, "operator")
@@ -117,7 +117,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def _dotted(self) -> str:
-        """The name with its schema. "" of what lies in no schema."""
+        """The name with its schema. "" for an object of no schema."""
         if self.kind in _WITH_SIGNATURE:
             return self.bare_label
         if self.kind == "other":
@@ -136,7 +136,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def schema(self) -> str:
-        """Empty for what lies in the application's schema, or in none."""
+        """Empty for an object of the application's schema, or of none."""
         if self.kind in ("default grant", "default revocation"):
             match = _DEFAULT_IN.match(self.label)
             return match[1] if match else ""

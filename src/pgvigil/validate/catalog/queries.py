@@ -1,7 +1,7 @@
 """The queries of pg_catalog: one statement for each kind of object. PostgreSQL 14 to 18 answer all of them alike.
 
-Each answers with rows `[relation it stands on, path, attributes]`. Attributes carry the names that a spec uses, and what is
-as it is by default is left out, so that an answer can be written down as a spec and held against one as it is. Names are
+Each answers with rows `[relation it belongs to, path, attributes]`. Attributes carry the names that a spec uses, and what is
+as it is by default is left out, so that an answer can be written down as a spec and compared with one as it is. Names are
 spelt as in SQL; one in the application's schema is without its schema.
 """
 

@@ -15,11 +15,20 @@ from pgvigil.validate.catalog.sql_fragments import (
     spelt,
 )
 
+# What initdb gives schema public; one that somebody made anew is held against that too, as pg_dump does.
+RIGHTS_ON_PUBLIC = """(SELECT ARRAY[makeaclitem(w.oid, w.oid, 'USAGE', false), makeaclitem(w.oid, w.oid, 'CREATE', false),
+                              makeaclitem(0, w.oid, 'USAGE', false)]
+                       || CASE WHEN w.oid = 10 THEN ARRAY[makeaclitem(0, w.oid, 'CREATE', false)] END
+                FROM (SELECT CASE WHEN current_setting('server_version_num')::integer >= 150000 THEN 'pg_database_owner'::regrole::oid
+                                  ELSE 10::oid END AS oid) w)"""
+
 _OF_SCHEMAS = f"""
-    SELECT '' AS label, 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {spelt("n.nspname")} END AS path, n.nspacl AS acl,
-           coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
-                    acldefault('n', n.nspowner)) AS usual, n.nspowner AS owner
-    FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND n.nspacl IS NOT NULL"""
+    SELECT '' AS label, 'schema ' || CASE WHEN n.nspname = %(schema)s THEN '{{schema}}' ELSE {spelt("n.nspname")} END AS path,
+           coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl,
+           CASE WHEN n.nspname = 'public' THEN {RIGHTS_ON_PUBLIC} ELSE
+               coalesce((SELECT initprivs FROM pg_init_privs i WHERE i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0),
+                        acldefault('n', n.nspowner)) END AS usual, n.nspowner AS owner
+    FROM pg_namespace n WHERE (n.nspname = ANY (%(own)s) OR n.nspname = %(schema)s) AND (n.nspacl IS NOT NULL OR n.nspname = 'public')"""
 
 # Each with the kind that there must be, see presence.py.
 # fmt: off

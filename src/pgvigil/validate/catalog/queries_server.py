@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgvigil.validate.catalog.sql_fragments import FUNCTION_PATH, only_with
+from pgvigil.validate.catalog.sql_fragments import FUNCTION_PATH, NOT_BUILT_IN, only_with
 
 # In our schemas, of extensions that live elsewhere.
 _MEMBERS = f"""(SELECT coalesce(json_agg(json_build_array(coalesce(f.path, i.type || ' ' || i.identity), e.extname) ORDER BY 1), '[]')
@@ -70,6 +70,7 @@ SELECT json_build_object(
     'version', current_setting('server_version'), 'version_num', current_setting('server_version_num')::integer,
     'database', current_database(), 'role', current_user, 'now', extract(epoch FROM clock_timestamp())::double precision,
     'schema_there', EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s),
+    'public_of_initdb', EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public' AND oid < {NOT_BUILT_IN}),
     'roles', ARRAY(SELECT rolname FROM pg_roles),
     'members', {only_with("named", only_with("member", _MEMBERS, "'[]'::json"), "'[]'::json")},
     'default_grants', {only_with("default_rights", _DEFAULT_RIGHTS, "'[]'::json")}{only_with("named", _FOR_OURS, _NOT_OURS)})"""

@@ -1,7 +1,7 @@
 """The live schema: the part of pg_catalog that a spec is about, read in one pipeline and one snapshot.
 
 A snapshot is objects, each with its attributes as the server prints them and as a spec spells them. The server
-prints with the application's schema alone on its search_path: what lies there is printed without a schema, whatever the
+prints with the application's schema alone on its search_path: its objects are printed without a schema, whatever the
 schema is called, and everything else with one.
 
 More than 400 lines: the reading and the understanding of the answers change together, with the queries.
@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors, sql
@@ -38,12 +38,12 @@ T = TypeVar("T")
 
 # Types of pg_catalog as the server prints them. One of the application's schema has the same name only in quotes or with
 # its schema, because pg_catalog goes first.
-PLAIN_TYPE = re.compile(
+PLAIN_TYPE = (
     r"(text|character varying|integer|bigint|smallint|boolean|uuid|numeric|interval|jsonb?|date|double precision"
     r"|timestamp with(out)? time zone|name)(\(\d+(,\d+)?\))?(\[\])?"
 )
 
-# Half of the work. Indexes, constraints and triggers open every table: what one process has to open, the other need not.
+# Half of the work. Indexes, constraints and triggers open every table: what one process opens, the other does not have to open.
 _ASIDE = ("indexes", "constraints", "triggers", "functions", "others")
 
 # Queries that are not sent where there is no object of the kind.
@@ -68,13 +68,12 @@ _PINNED = {
     "jit": "off",
     # Tables are joined in nearly the order written: to try all orders of eight takes longer than the worst of them.
     "join_collapse_limit": "4",
-    "lock_timeout": "10s",  # printing takes ACCESS SHARE; whoever holds ACCESS EXCLUSIVE that long is told of instead
+    "lock_timeout": "10s",  # printing takes ACCESS SHARE; a session that holds ACCESS EXCLUSIVE that long is reported instead
     "statement_timeout": "60s",
 }
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """The scope of a comparison: schemas covered whole; relations of the application's schema; how partitions of ours are called."""
 
     own: tuple[str, ...]
@@ -87,14 +86,14 @@ class Scope:
     declared: frozenset[ObjectRef] = frozenset()  # whose owner is the usual one, whoever owns the rest
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     version: str
     version_num: int
     database: str
     role: str
     now: float
     schema_there: bool
+    public_of_initdb: bool  # schema public is the one that every database is made with
     roles: list[str]
     powers: dict[str, list[str]]  # of the roles that were asked for
     # Of new sessions, that bear on our work: name, value, whether of this database only, role or None, whether that role
@@ -116,7 +115,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`roots` names the relation an object stands on, `details` what is known of a relation and is no attribute of it."""
+    """`roots` names the relation an object belongs to, `details` facts of a relation that are not attributes of it."""
 
     schema: str
     objects: dict[ObjectRef, Attributes]
@@ -144,7 +143,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, text: str, schema: str) -> Snapshot:
-        """Raises ValueError for what is no snapshot."""
+        """Raises ValueError for anything but a snapshot."""
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
             raise ValueError("this is not a snapshot of a catalog")
@@ -242,8 +241,9 @@ def all_schemas(conn: Connection) -> list[str]:
     return again_if_changed(conn, read)
 
 
-# What no statement that locks the application's tables makes, unless an event trigger does: it can be read before they are locked.
-_EARLY = ("server", "types", "others")
+# What no statement makes or changes from the one on that locks the application's tables, unless an event trigger does: it
+# can be read before.
+_EARLY = ("server", "types", "others", "functions")
 
 
 def read_early(conn: Connection, scope: Scope, schema: str) -> Answers:
@@ -428,7 +428,7 @@ def _with_refs(rows: list[Any]) -> Iterator[tuple[Any, ObjectRef]]:
 
 def _spell(found: Snapshot, declared: frozenset[ObjectRef]) -> None:
     """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
-    spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words stand in quotes too
+    spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words are in quotes too
     counted = [of for ref, of in found.objects.items() if ref in declared] or list(found.objects.values())
     # Since PostgreSQL 15 a database comes with schema public owned by this role: it says nothing of who makes objects here.
     owners = Counter(a["owned_by"] for a in counted if a.get("owned_by", "pg_database_owner") != "pg_database_owner")
@@ -461,7 +461,7 @@ def usual_sequence(column: str) -> str:
 
 
 def _without_options(definition: str, options: list[str]) -> str:
-    """A value stands in quotes there where it is a key word or no name."""
+    """A value is in quotes there where it is a key word or not a name."""
     pairs = (option.partition("=") for option in options)
     printed = ", ".join(f"{re.escape(name)}='?{re.escape(value)}'?" for name, _, value in pairs)
     return re.sub(rf" WITH \({printed}\)", "", definition, count=1)

@@ -22,11 +22,11 @@ _SWITCHES = {
     "user_catalog_table": "false",
 }
 _TRUE, _FALSE = re.compile("t|tr|tru|true|y|ye|yes|on|1"), re.compile("f|fa|fal|fals|false|n|no|of|off|0")
-_UPKEEP = re.compile("(toast[.])?(autovacuum|vacuum|log_autovacuum)_(?!enabled).*|parallel_workers|toast_tuple_target")
+_TUNING = re.compile("(toast[.])?(autovacuum|vacuum|log_autovacuum)_(?!enabled).*|parallel_workers|toast_tuple_target")
 
 
 def canonical(key: str, value: Any) -> Any:
-    """A value in the one spelling of those that plainly mean the same. What this cannot tell, the server is asked."""
+    """A value in the one spelling of those that plainly mean the same. The server is asked about the others."""
     if key == "update_of":
         return sorted(value or [])
     if key == "with":
@@ -74,13 +74,13 @@ def table_storage(options: dict[str, str] | None) -> dict[str, str]:
     return {name: text for name, text in said.items() if (name, text) != ("fillfactor", "100")}
 
 
-def without_upkeep(options: dict[str, str] | None) -> dict[str, str]:
+def without_tuning(options: dict[str, str] | None) -> dict[str, str]:
     """The storage parameters of a table of ours without those by which its DBA tunes it."""
-    return {name: text for name, text in table_storage(options).items() if not _UPKEEP.fullmatch(name)}
+    return {name: text for name, text in table_storage(options).items() if not _TUNING.fullmatch(name)}
 
 
 def bare(expression: str) -> str:
-    """An expression without the parentheses that stand around the whole of it; now() for its other name."""
+    """An expression without parentheses around the whole of it; now() for its other name."""
     text = expression.strip()
     while text.startswith("(") and _closes_at_end(text):
         text = text[1:-1].strip()

@@ -1,4 +1,4 @@
-"""The spec, and what the project's own DDL makes on this very server, held against the catalog.
+"""The spec, and what the project's own DDL makes on this very server, compared with the catalog.
 
 Both are objects with their attributes. What is wanted is compared raw first; where an expression is spelt in another
 way, the server is asked to read both.
@@ -10,38 +10,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pgvigil.validate.catalog import sql_text
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
-from pgvigil.validate.catalog.spelling import canonical, table_storage, without_upkeep
-from pgvigil.validate.diff import (
-    equivalence,
-    extension_members,
-    inherited,
-    made_anew,
-    not_inherited,
-    partitions,
-    pg_dump_gaps,
-    renames,
-    roles,
-)
-from pgvigil.validate.diff.default_rights import explained, owner_of
+from pgvigil.validate.catalog.spelling import canonical, table_storage, without_tuning
+from pgvigil.validate.diff import renamed, roles
 from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
-from pgvigil.validate.diff.equivalence import Probe
 from pgvigil.validate.diff.expected_state import Rows, join
-from pgvigil.validate.diff.explained import Explained
-from pgvigil.validate.diff.unexpected import Strangers
-from pgvigil.validate.repair import ddl
-from pgvigil.validate.repair.repair import Repairs
-from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Kind, Unchecked
 from pgvigil.validate.spec.declaration import Mark
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog import sql_text
+    from pgvigil.validate.diff import (
+        default_rights,
+        equivalence,
+        explained,
+        extension_members,
+        inherited,
+        made_anew,
+        not_inherited,
+        partitions,
+        pg_dump_gaps,
+        renames,
+        unexpected,
+    )
+    from pgvigil.validate.repair import ddl, repair
+    from pgvigil.validate.report import describe
+else:
+    sql_text = later("pgvigil.validate.catalog.sql_text")
+    default_rights = later("pgvigil.validate.diff.default_rights")
+    equivalence = later("pgvigil.validate.diff.equivalence")
+    explained = later("pgvigil.validate.diff.explained")
+    extension_members = later("pgvigil.validate.diff.extension_members")
+    inherited = later("pgvigil.validate.diff.inherited")
+    made_anew = later("pgvigil.validate.diff.made_anew")
+    not_inherited = later("pgvigil.validate.diff.not_inherited")
+    partitions = later("pgvigil.validate.diff.partitions")
+    pg_dump_gaps = later("pgvigil.validate.diff.pg_dump_gaps")
+    renames = later("pgvigil.validate.diff.renames")
+    unexpected = later("pgvigil.validate.diff.unexpected")
+    ddl = later("pgvigil.validate.repair.ddl")
+    repair = later("pgvigil.validate.repair.repair")
+    describe = later("pgvigil.validate.report.describe")
 
 _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 LEDGER = "pgvigil.migrations"
@@ -68,64 +84,76 @@ _COMMENTED = {"schema", "table", "view", "column", "constraint", "index", "trigg
 
 
 class Comparison:
-    def __init__(self, collector: DiffBuilder, reference: Snapshot | None, rows: Rows) -> None:
-        self.collector = collector
-        self.declaration = collector.declaration
-        self.found = collector.found
+    def __init__(self, builder: DiffBuilder, reference: Snapshot | None, rows: Rows) -> None:
+        self.builder = builder
+        self.declaration = builder.declaration
+        self.found = builder.found
         self.reference = reference
         self.rows = rows
         self.expected, self.roots, self.marks = join(self.declaration, reference, self.found, rows)
-        if self.found.server and self.found.schema == "public":
-            self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, self.found.server.major)
-        self.renames = renames.follow(self.expected, self.roots, self.marks, self.found, collector.comes_later)
-        self.found = collector.found = self.renames.found
-        self.repairs = Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
+        server = self.found.server
+        if server and 0 < self.declaration.major < server.major and self.found.schema == "public":
+            self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, server.major)
+        self.renames = (
+            renamed.unless_any(self.expected, self.marks, self.found)
+            or renames.Search(self.expected, self.roots, self.marks, self.found, builder.comes_later).run()
+        )
+        self.found = builder.found = self.renames.found
         there = self.found.objects
         same = self.renames.nothing_differs
         self.changed = [] if same else [ref for ref, of in self.expected.items() if there.get(ref) != of]
         self.undeclared = [ref for ref in there if ref not in self.expected] if there.keys() - self.expected else []
 
+    @cached_property
+    def repairs(self) -> repair.Repairs:
+        return repair.Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
+
     def _leave_open(self, ref: ObjectRef, expected: Attributes, there: Attributes | None) -> bool:
         """If tables existed before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
         ledger = self.rows.get(LEDGER)
         if ledger is None and table(LEDGER) in self.found.objects and there is None:
-            self.collector.unreadable.add(LEDGER)
+            self.builder.unreadable.add(LEDGER)
         elif not any(row.get("revision") == "000" and row.get("baselined") for row in ledger or ()):
             return False
         if there and (there.get("comment") or "").startswith(VALUES_OF):  # ours is known by its comment
             return False
         said = canonical("definition", expected["definition"])
         if there and canonical("definition", there["definition"]) != said:
-            self.collector.add("different", ref, said, f"{there['definition']}, the application's own", "note")
+            self.builder.add("different", ref, said, f"{there['definition']}, the application's own", "note")
         return True
 
     # --- the comparison ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        objects, compared = self.found.objects, self.collector.compared
-        roles.compare(self.collector)
-        taken = Explained(self.collector, self.expected, self.changed, self.undeclared).objects()
+        objects, compared = self.found.objects, self.builder.compared
+        roles.compare(self.builder)
+        taken: set[ObjectRef] = set()
+        if self.changed or self.undeclared:
+            taken = explained.Explained(self.builder, self.expected, self.changed, self.undeclared).objects()
         for rename in self.renames.list:
-            shown = rename.expected or describe.whole(rename.ref, self.expected[rename.ref])
+            shown = rename.expected or describe.in_one_line(rename.ref, self.expected[rename.ref])
             kind: Kind = "different" if rename.different else "missing"
-            self.collector.add(kind, rename.ref, shown, rename.found, fix=rename.fix)
-        members = extension_members.hidden(self.collector)
+            self.builder.add(kind, rename.ref, shown, rename.found, fix=rename.fix)
+        members: dict[ObjectRef, str] = {}
+        if server := self.found.server:
+            members = extension_members.hidden(self.builder) if server.members else {}
         compared.update(map(attrgetter("kind"), self.expected))
         changed = set(self.changed)
         for ref, expected in self.expected.items():
-            if ref not in changed and ref not in self.marks and _SAID_ANYHOW.isdisjoint(expected):
+            marked = ref in self.marks and ref.kind == "view"  # of which the spec may say what it reads
+            if ref not in changed and not marked and _SAID_ANYHOW.isdisjoint(expected):
                 continue
             there = objects.get(ref)
             if there is not None and (hidden := [one for one in (expected, there) if "hidden" in one]):
                 who = "this role" if there in hidden else "the role that dumped the spec"
-                self.collector.unchecked.append(Unchecked(f"options of {ref}", f"{who} may not read them"))
+                self.builder.unchecked.append(Unchecked(f"options of {ref}", f"{who} may not read them"))
                 continue
             if expected.get("valid") is False and (there is None or "valid" in there):  # pg_dump leaves it out
                 there = there and {**there, "valid": False}
                 if there:
-                    self.collector.add("invalid", ref, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(ref))
+                    self.builder.add("invalid", ref, _INVALID, _INVALID, "note", fix=self.repairs.rebuilt(ref))
             if expected.get("enforced") is False and there and "enforced" in there:  # pg_dump leaves that out, too
-                self.collector.add("disabled", ref, _UNENFORCED, _UNENFORCED, "note")
+                self.builder.add("disabled", ref, _UNENFORCED, _UNENFORCED, "note")
             unwanted = "valid" in expected or ("enforced" in expected and "inherited" in expected)
             if (there == expected and ref not in self.marks) or ref in taken or (there is None and unwanted):
                 continue
@@ -138,7 +166,7 @@ class Comparison:
                     self._compare(ref, expected, objects[other], mark)
             elif there is None:
                 if extension := members.pop(ref, ""):
-                    extension_members.add(self.collector, ref, extension, "different")
+                    extension_members.add(self.builder, ref, extension, "different")
                 elif not self._part_of_missing(ref):
                     self._missing(ref, expected, mark)
             elif (
@@ -150,22 +178,36 @@ class Comparison:
             else:
                 self._compare(ref, expected, there, mark)
         self._attached()
+        if self.declaration.complete:
+            self._being_detached()
         cared_for: set[str] = set()
         for name, pattern in self.declaration.patterns.items():
             if objects.get(table(name), {}).get("kind") == "partitioned table":
-                cared_for |= partitions.compare(self.collector, name, pattern, self._owner(table(name)))
+                cared_for |= partitions.compare(self.builder, name, pattern, self._owner(table(name)))
         self._rows()
         for ref, extension in members.items():
-            extension_members.add(self.collector, ref, extension, "unexpected")
-        Strangers(self.collector, self.expected, self.repairs, of_reference=self.reference is not None).log(
-            taken, cared_for
-        )
+            extension_members.add(self.builder, ref, extension, "unexpected")
+        if self.undeclared or not self.declaration.complete:
+            unexpected.Unexpected(
+                self.builder, self.expected, lambda: self.repairs, of_reference=self.reference is not None
+            ).log(taken, cared_for)
+
+    def _being_detached(self) -> None:
+        """A partition that DETACH … CONCURRENTLY left half-way: no query on the whole table reads it."""
+        for ref, details in self.found.details.items():
+            parent = self.expected.get(ref, {}).get("partition_of") if details.get("detaching") else None
+            if parent and self.found.objects[ref].get("partition_of") == parent:
+                bound = self.expected[ref]["bound"]
+                finalize = f"ALTER TABLE {parent} DETACH PARTITION {ref.label} FINALIZE;"
+                fix = f"{finalize}\nALTER TABLE {parent} ATTACH PARTITION {ref.label} {bound};"
+                self.builder.add("different", ref, f"attached to {parent}", "being detached", fix=fix)
 
     def _attached(self) -> None:
-        for objects, refs in ((self.expected, self.changed), (self.found.objects, self.undeclared)):
+        renamed = [rename.ref for rename in self.renames.list]
+        for objects, refs in ((self.expected, [*self.changed, *renamed]), (self.found.objects, self.undeclared)):
             for ref in refs:
-                if ref in objects and (whole := made_anew.whole_of(ref, objects[ref], objects)):
-                    self.collector.whole_of[ref] = whole
+                if "attached" in objects.get(ref, ()) and (whole := made_anew.whole_of(ref, objects[ref], objects)):
+                    self.builder.whole_of[ref] = whole
 
     def _owner(self, ref: ObjectRef) -> str:
         return str(self.expected.get(ref, {}).get("owned_by", self.found.owner))
@@ -225,23 +267,23 @@ class Comparison:
             said = expected["definition"] + " NOT VALID" * ("validated" in expected)
             fix = not_inherited.repair(ref, name, expected)
             there = said.removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
-            self.collector.add("different", ref, said, there, fix=fix)
+            self.builder.add("different", ref, said, there, fix=fix)
             return
         if kind == "grant" and self.found.server and not self._is_role(ref):
-            return  # told by itself
+            return  # reported by itself
         if kind == "revocation" and (of := ref.of) and of.kind in ROUTINES and ref.grantee == "PUBLIC":
             self._open_to_all(ref, of, expected)
             return
         other = {"table": view, "view": table}.get(kind)
         if other and (instead := other(ref.label)) in self.found.objects:
-            found = describe.whole(instead, self.found.objects[instead])
-            self.collector.differ(ref, [AttributeDiff(describe.whole(ref, expected), found)])
+            found = describe.in_one_line(instead, self.found.objects[instead])
+            self.builder.differ(ref, [AttributeDiff(describe.in_one_line(ref, expected), found)])
             return
         if root in self.declaration.reads and kind == "view":
             expected = expected | {"reads": list(self.declaration.reads[root])}
         said = {"schema": "a schema", "table": "table"}.get(kind) if "partition_by" not in expected else None
-        self.collector.miss(
-            ref, said or describe.whole(ref, expected), expected, root, fix=lambda: self.repairs.make(ref)
+        self.builder.miss(
+            ref, said or describe.in_one_line(ref, expected), expected, root, fix=lambda: self.repairs.make(ref)
         )
 
     def _is_role(self, right: ObjectRef) -> bool:
@@ -250,10 +292,14 @@ class Comparison:
 
     def _open_to_all(self, right: ObjectRef, of: ObjectRef, expected: Attributes) -> None:
         definer = self.found.objects.get(of, {}).get("security") == "DEFINER"
-        rights = f"with the rights of {owner_of(self.found, of)} (SECURITY DEFINER)" if definer else "as they are"
+        rights = (
+            f"with the rights of {default_rights.owner_of(self.found, of)} (SECURITY DEFINER)"
+            if definer
+            else "as they are"
+        )
         said = f"open EXECUTE: whoever can connect may call it, {rights}"
         fix = ddl.create(right, "", expected)
-        self.collector.add("missing", right, "EXECUTE for those alone to whom it is granted", said, fix=fix)
+        self.builder.add("missing", right, "EXECUTE for those alone to whom it is granted", said, fix=fix)
 
     def _compare(self, ref: ObjectRef, expected: Attributes, there: Attributes, mark: Mark | None) -> None:
         def fix(keys: list[str]) -> str:
@@ -271,30 +317,34 @@ class Comparison:
             state = _STATES.get((kind, key))
             if kind == "index" and key == "valid" and pg_dump_gaps.has_foreign_partition(root, self.found.objects):
                 said = f"{part.expected} ({pg_dump_gaps.FOREIGN_PARTITION})"
-                self.collector.differ(ref, [replace(part, expected=said)], "note", kind="invalid")
+                self.builder.differ(ref, [part._replace(expected=said)], "note", kind="invalid")
                 continue
             if state and (key != "enabled" or b in ("DISABLED", "REPLICA")):
-                self.collector.differ(ref, [part], kind=state, fix=fix)
+                self.builder.differ(ref, [part], kind=state, fix=fix)
             else:
                 (tuned if key in tuning and key not in declared else plain).append(part)
         if kind == "view" and root in self.declaration.reads:
             plain += self._reads(root, ref)
         keys = [part.key for part in plain]
         if kind == "trigger" and keys != ["depends_on"] and not all(part.probe for part in plain):
-            plain = [AttributeDiff(describe.whole(ref, expected), describe.whole(ref, there), None, "function")]
+            plain = [
+                AttributeDiff(describe.in_one_line(ref, expected), describe.in_one_line(ref, there), None, "function")
+            ]
         if kind == "view" and keys == ["with"] and self._restored_from_14(ref):
             plain, tuned = [], plain
-        if ref == _APPLICATION_SCHEMA and self.collector.another_major:
+        if ref == _APPLICATION_SCHEMA and self.builder.another_major:
             plain, tuned = [], [*tuned, *plain]
         if [part.key for part in plain] == ["order"] and pg_dump_gaps.reorders(ref, self.expected, self.found.objects):
-            plain, tuned = [], [*tuned, replace(plain[0], expected=f"{plain[0].expected}: {pg_dump_gaps.ORDER}")]
+            plain, tuned = [], [*tuned, plain[0]._replace(expected=f"{plain[0].expected}: {pg_dump_gaps.ORDER}")]
         if ref.of_column and pg_dump_gaps.retypes(ref, [part.key for part in plain], self.expected):
             plain, tuned = (
                 [],
-                [*tuned, *(replace(part, expected=f"{part.expected}: {pg_dump_gaps.IDENTITY}") for part in plain)],
+                [*tuned, *(part._replace(expected=f"{part.expected}: {pg_dump_gaps.IDENTITY}") for part in plain)],
             )
-        self.collector.differ(ref, plain, fix=fix)
-        self.collector.differ(ref, tuned, "finding" if self.collector.strict else "note", fix=fix)
+        if [part.key for part in plain] == ["nullable"] and pg_dump_gaps.refuses_null(ref, self.expected, there):
+            plain, tuned = [], [*tuned, plain[0]._replace(expected=f"{plain[0].expected}: {pg_dump_gaps.NULLABLE}")]
+        self.builder.differ(ref, plain, fix=fix)
+        self.builder.differ(ref, tuned, "finding" if self.builder.strict else "note", fix=fix)
         self._comment(ref, expected, there, mark)
 
     def _by_default(self, ref: ObjectRef, expected: list[str], there: list[str]) -> bool:
@@ -304,9 +354,13 @@ class Comparison:
         if self.declaration.complete:
             return False
         more = [privilege for privilege in there if privilege not in expected]
-        default = explained(self.found, ref, {"privileges": more}) if more and set(expected) <= set(there) else ""
+        default = (
+            default_rights.explained(self.found, ref, {"privileges": more})
+            if more and set(expected) <= set(there)
+            else ""
+        )
         if default:
-            self.collector.add("different", ref, ", ".join(expected), f"{', '.join(there)}, by {default}", "note")
+            self.builder.add("different", ref, ", ".join(expected), f"{', '.join(there)}, by {default}", "note")
         return bool(default)
 
     def _differing(
@@ -317,7 +371,7 @@ class Comparison:
             return
         kind = ref.kind
         if ref.of_column and self._is_identity_of_one(ref.column):
-            return  # the repair of the column makes it anew
+            return  # the repair of the column makes it again
         free = {"comment"}  # it has a finding of its own
         if not self.declaration.complete:
             free |= {"row_security", "not_null", "not_null_comment"}
@@ -446,12 +500,12 @@ class Comparison:
         if subset or (self.reference is None and not self.declaration.complete):
             b = {name: value for name, value in b.items() if name in a}
         elif not self.declaration.complete:
-            b = without_upkeep(b) | {name: value for name, value in b.items() if name in a}
+            b = without_tuning(b) | {name: value for name, value in b.items() if name in a}
         return a, b
 
     def _part(self, ref: ObjectRef, root: str, key: str, expected: Attributes, there: Attributes) -> AttributeDiff:
         a, b = expected.get(key), there.get(key)
-        shown, found = (self.collector.said(describe.phrase(ref, key, attributes)) for attributes in (expected, there))
+        shown, found = (self.builder.said(describe.attribute(ref, key, attributes)) for attributes in (expected, there))
         if (
             key in describe.LONG
             and a
@@ -463,7 +517,7 @@ class Comparison:
             shown, found = describe.difference(a, b)
         question = None
         if ref.kind == "collation" and key == "locale" and expected.get("provider") == there.get("provider") == "i":
-            question = Probe(ref, self.renames.real(root), key, a or "", b or "", json.dumps(there))
+            question = equivalence.Probe(ref, self.renames.real(root), key, a or "", b or "", json.dumps(there))
         elif (
             a
             and b
@@ -477,7 +531,7 @@ class Comparison:
                 and ref.kind == "constraint"
                 and not all("CHECK" in t or "EXCLUDE" in t for t in texts)
             ):
-                question = Probe(ref, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
+                question = equivalence.Probe(ref, self.renames.real(root), key, texts[0], texts[1], json.dumps(there))
         return AttributeDiff(shown, found, question, key)
 
     def _reads(self, name: str, ref: ObjectRef) -> list[AttributeDiff]:
@@ -500,12 +554,14 @@ class Comparison:
             return
         fix = self.repairs.comment(ref)
         if text is None:
-            if known and mark is None:
-                self.collector.add("unexpected", ref.comment, "", str(found), fix=fix)
+            if known and mark is None and ref.kind == "extension":
+                self.builder.add("unexpected", ref.comment, f"no comment ({pg_dump_gaps.COMMENT})", str(found), "note")
+            elif known and mark is None:
+                self.builder.add("unexpected", ref.comment, "", str(found), fix=fix)
         elif found is None:
-            self.collector.add("missing", ref.comment, text, ABSENT, fix=fix)
+            self.builder.add("missing", ref.comment, text, ABSENT, fix=fix)
         else:
-            self.collector.add("different", ref.comment, *describe.difference(text, found), fix=fix)
+            self.builder.add("different", ref.comment, *describe.difference(text, found), fix=fix)
 
     def _rows(self) -> None:
         for name, rows in self.declaration.rows.items():
@@ -513,10 +569,10 @@ class Comparison:
             if details is None:
                 continue
             if not details.get("readable"):
-                self.collector.unreadable.add(name)
+                self.builder.unreadable.add(name)
                 continue
             for expected in rows:
-                self.collector.compared["row"] += 1
+                self.builder.compared["row"] += 1
                 said = ", ".join(f"{key} = {value}" for key, value in expected.items())
                 if not any(
                     all(str(there.get(key)) == value for key, value in expected.items())
@@ -525,7 +581,7 @@ class Comparison:
                     names, values = ", ".join(expected), ", ".join(map(sql_text.literal, expected.values()))
                     insert = sql_text.remark(f"INSERT INTO {name} ({names}, …) VALUES ({values}, …);")
                     row = ObjectRef("row", f"{name} ({said})")
-                    self.collector.miss(row, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
+                    self.builder.miss(row, "a row", {}, name, fix=lambda insert=insert: insert)  # type: ignore[misc]
 
 
 def _shared(these: Any, those: Any) -> list[str]:

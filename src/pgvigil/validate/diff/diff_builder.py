@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import schema_of
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
-from pgvigil.validate.diff import made_anew
-from pgvigil.validate.diff.equivalence import Probe, settle
-from pgvigil.validate.repair.ddl_routines import usual_multirange
-from pgvigil.validate.repair.fix_script import ordered
 from pgvigil.validate.report.model import KINDS, Finding, Kind, Severity, Unchecked
 from pgvigil.validate.spec.declaration import Declaration
-from pgvigil.validate.spec.path_patterns import covers
+
+if TYPE_CHECKING:
+    from pgvigil.validate.diff import equivalence, made_anew
+    from pgvigil.validate.diff.equivalence import Probe
+    from pgvigil.validate.repair import ddl_routines, fix_script
+    from pgvigil.validate.spec import path_patterns
+else:
+    equivalence = later("pgvigil.validate.diff.equivalence")
+    made_anew = later("pgvigil.validate.diff.made_anew")
+    ddl_routines = later("pgvigil.validate.repair.ddl_routines")
+    fix_script = later("pgvigil.validate.repair.fix_script")
+    path_patterns = later("pgvigil.validate.spec.path_patterns")
 
 ABSENT = "nothing"
 _RANK = {
@@ -39,8 +48,7 @@ _RANK = {
 }
 
 
-@dataclass(frozen=True)
-class AttributeDiff:
+class AttributeDiff(NamedTuple):
     """One attribute of an object that is not as declared, unless a probe shows that both texts mean the same."""
 
     expected: str
@@ -49,29 +57,28 @@ class AttributeDiff:
     key: str = ""
 
 
-@dataclass
-class _Entry:
+class _Entry(NamedTuple):
     ref: ObjectRef
     finding: Finding
     parts: tuple[AttributeDiff, ...] = ()
     fix: Callable[[list[str]], str] | None = None  # from the attributes that differ
 
 
-@dataclass
 class DiffBuilder:
-    declaration: Declaration
-    found: Snapshot
-    strict: bool = False
-    to_come: tuple[str, ...] = ()  # patterns of what migrations bring that are still to come: it is not looked for
-    compared: Counter[str] = field(default_factory=Counter)
-    used_rules: set[str] = field(default_factory=set)
-    unchecked: list[Unchecked] = field(default_factory=list)
-    unreadable: set[str] = field(default_factory=set)  # tables whose rows were asked for
-    whole_of: dict[ObjectRef, ObjectRef] = field(default_factory=dict)  # a partition's index → what it is part of
-    _in_force: set[ObjectRef] = field(default_factory=set)  # what no rule covers
-    _comes_later: dict[ObjectRef, bool] = field(default_factory=dict)
-    _entries: list[_Entry] = field(default_factory=list)
-    _missing: dict[ObjectRef, tuple[Attributes, str]] = field(default_factory=dict)
+    def __init__(
+        self, declaration: Declaration, found: Snapshot, strict: bool = False, to_come: tuple[str, ...] = ()
+    ) -> None:
+        """`to_come` are patterns of what migrations bring that are still to come: it is not looked for."""
+        self.declaration, self.found, self.strict, self.to_come = declaration, found, strict, to_come
+        self.compared: Counter[str] = Counter()
+        self.used_rules: set[str] = set()
+        self.unchecked: list[Unchecked] = []
+        self.unreadable: set[str] = set()  # tables whose rows were asked for
+        self.whole_of: dict[ObjectRef, ObjectRef] = {}  # a partition's index → what it is part of
+        self._in_force: set[ObjectRef] = set()  # what no rule covers
+        self._comes_later: dict[ObjectRef, bool] = {}
+        self._entries: list[_Entry] = []
+        self._missing: dict[ObjectRef, tuple[Attributes, str]] = {}
 
     def add(
         self, kind: Kind, ref: ObjectRef, expected: str, found: str, severity: Severity = "finding", fix: str = ""
@@ -95,7 +102,7 @@ class DiffBuilder:
         if in_force:
             self._in_force.add(ref)
         rules = () if in_force else self.declaration.ignore
-        if rule := next((rule for rule in rules if covers(rule[0], ref.path)), None):
+        if rule := next((rule for rule in rules if path_patterns.covers(rule[0], ref.path)), None):
             self.used_rules.add(rule[0])
             self.add("unexpected", ref, f"left alone: {rule[1]}", found, "note")
         else:
@@ -124,15 +131,16 @@ class DiffBuilder:
 
     def comes_later(self, ref: ObjectRef) -> bool:
         if ref not in self._comes_later:
-            self._comes_later[ref] = any(covers(pattern, ref.path) for pattern in self.to_come)
+            self._comes_later[ref] = any(path_patterns.covers(pattern, ref.path) for pattern in self.to_come)
         return self._comes_later[ref]
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def settled(self, conn: Connection) -> list[Finding]:
-        answers = settle(
-            conn, self.found.schema, [part.probe for entry in self._entries for part in entry.parts if part.probe]
-        )
+    def resolved(self, conn: Connection) -> list[Finding]:
+        if not self._entries:
+            return []
+        probes = [part.probe for entry in self._entries for part in entry.parts if part.probe]
+        answers = equivalence.resolve(conn, self.found.schema, probes) if probes else {}
         # To look for what is missing because of something takes long, and nobody asks where all of it is still to come.
         followers = {} if all(map(self.comes_later, self._missing)) else self._followers()
         follows = {ref for refs in followers.values() for ref in refs}
@@ -162,9 +170,9 @@ class DiffBuilder:
             if entry.fix and finding.severity == "finding":
                 fix = entry.fix([part.key for part in left])
                 pieces = [(entry.ref, fix), *((ref, makers[ref]([])) for ref in also if ref in makers)]
-                steps = ordered([(ref, text, False) for ref, text in pieces if text])
+                steps = fix_script.ordered([(ref, text, False) for ref, text in pieces if text])
                 fix = "\n".join(steps)
-            settled = replace(
+            resolved = replace(
                 finding,
                 expected=finding.expected or "; ".join(part.expected for part in left),
                 found=finding.found or "; ".join(part.found for part in left),
@@ -172,20 +180,20 @@ class DiffBuilder:
                 fix=fix,
                 steps=tuple(steps),
             )
-            findings.append((entry.ref, self._left_alone(entry.ref, settled)))
+            findings.append((entry.ref, self._left_alone(entry.ref, resolved)))
             differing.setdefault(entry.ref, set()).update(part.key for part in left)
         findings = made_anew.with_their_parts(findings, differing, self.whole_of)
         return sorted(_without_echoes(findings), key=lambda finding: KINDS.index(finding.kind))
 
     def _left_alone(self, ref: ObjectRef, finding: Finding) -> Finding:
         for pattern, reason, _ in self.declaration.ignore:
-            if finding.severity == "finding" and ref not in self._in_force and covers(pattern, ref.path):
+            if finding.severity == "finding" and ref not in self._in_force and path_patterns.covers(pattern, ref.path):
                 self.used_rules.add(pattern)
                 return replace(finding, severity="note", expected=f"left alone: {reason}", fix="")
         return finding
 
     def _followers(self) -> dict[ObjectRef, list[ObjectRef]]:
-        """Missing object → what is missing because of it: what stood on it, or names it."""
+        """Missing object → what is missing because of it: it belonged to it, or names it."""
         ranked = sorted(self._missing, key=lambda ref: _RANK.get(ref.kind, 99))
         keys = {ref: _names(ref) for ref in ranked}
         cause_of: dict[ObjectRef, ObjectRef] = {}
@@ -212,7 +220,7 @@ class DiffBuilder:
             )
         attributes, (of_cause, of) = self._missing[ref][0], self._missing[cause]
         if by == "other":
-            return _stands_on_rare(ref, attributes, cause)
+            return _depends_on_rare(ref, attributes, cause)
         if by in ("table", "view") and cause.label == root:
             return True
         if by == kind == "table":
@@ -253,14 +261,14 @@ def _takes_rows(routine: ObjectRef, attributes: Attributes, relation: re.Pattern
 def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:
     """Names of the functions that come with a range type."""
     label = type_.label
-    return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", usual_multirange(label))
+    return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", ddl_routines.usual_multirange(label))
 
 
 # Rare kinds whose definitions name others.
 _NAMED_IN = {"ts_dict": "ts_config", "ts_parser": "ts_config", "ts_template": "ts_dict", "opfamily": "opclass"}
 
 
-def _stands_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -> bool:
+def _depends_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -> bool:
     """A table needs its server, a server its wrapper, a transform or a function its language."""
     kind, name = cause.rare_kind, cause.rare_name
     definition = attributes.get("definition", "")
@@ -310,7 +318,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _without_echoes(findings: list[tuple[ObjectRef, Finding]]) -> Iterator[Finding]:
-    """An object that was made anew lost its comment with it: one defect, not two."""
+    """An object that was made again lost its comment with it: one defect, not two."""
     at_fault = {ref: finding for ref, finding in findings if finding.severity == "finding"}
     for ref, finding in findings:
         if finding.severity == "finding" and ref.comment in at_fault:

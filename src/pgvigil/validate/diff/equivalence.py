@@ -16,6 +16,7 @@ from pgvigil.validate.catalog.snapshot import Connection, fetch, pinned, print_f
 from pgvigil.validate.catalog.spelling import plain_fields
 from pgvigil.validate.repair import ddl, ddl_relations, ddl_routines
 
+_SAID_OF_IT = ("comment", "comments", "owned_by")  # by statements of their own
 _TABLE = "'pg_temp.probe'::regclass"
 _READ_BACK = {
     ("column", "default"): f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = {_TABLE}",
@@ -47,7 +48,7 @@ _READ_BACK |= {("procedure", key): _READ_BACK["function", key] for key in ("body
 _OWNERS = {
     "function": "SELECT p.proowner FROM pg_proc p WHERE p.oid = to_regprocedure(%s)",
     "type": "SELECT t.typowner FROM pg_type t WHERE t.oid = to_regtype(%s)",
-    "collation": "SELECT oid FROM pg_roles WHERE rolname = current_user AND %s <> ''",  # its attributes are no expressions
+    "collation": "SELECT oid FROM pg_roles WHERE rolname = current_user AND %s <> ''",  # its attributes are not expressions
     "relation": "SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(%s)",
 }
 _WHOSE = """
@@ -83,7 +84,7 @@ def possible(ref: ObjectRef, key: str) -> bool:
     return (ref.kind, key) in _READ_BACK
 
 
-def settle(conn: Connection, schema: str, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
+def resolve(conn: Connection, schema: str, probes: Iterable[Probe]) -> dict[Probe, bool | str]:
     """Return for each pair whether it means the same, or why the server could not decide."""
     return {probe: _same(conn, schema, probe) for probe in dict.fromkeys(probes)}
 
@@ -132,7 +133,7 @@ def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> objec
 
 def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool, bool]:
     """The owner of what is made again, whether that is who compares or a superuser, whether one may act as the owner, and whether a name
-    in the text may be that of code of somebody else, who is no superuser.
+    in the text may be that of code of somebody else, who is not a superuser.
     """
     kind = {"procedure": "function"}.get(probe.ref.kind, probe.ref.kind)
     of = kind if kind in _OWNERS else "relation"
@@ -193,7 +194,7 @@ def _statements(probe: Probe, text: str) -> list[str]:
             ddl.create(
                 ObjectRef("type", "pg_temp.probe"),
                 "",
-                {key: value for key, value in attributes.items() if key != "comment"},
+                {key: value for key, value in attributes.items() if key not in _SAID_OF_IT},
             ).rstrip(";")
         ]
     label = "pg_temp.probe()"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
@@ -11,14 +10,14 @@ from pgvigil.validate.catalog.sql_text import literal
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
 POLICIES = "pgvigil.retention_policies"
-ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written anew by every edit of the policies
+ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written again by every edit of the policies
 _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 Rows = dict[str, list[dict[str, Any]]]  # of some tables
 Joined = tuple[dict[ObjectRef, Attributes], dict[ObjectRef, str], dict[ObjectRef, Mark]]
 
 
 def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
-    """Objects, the relations they stand on, and marks: without one, all attributes of an object are compared."""
+    """Objects, the relations they belong to, and marks: without one, all attributes of an object are compared."""
     expected, roots, marks = declaration.objects, declaration.roots, declaration.marks
     if not declaration.complete:
         expected, marks = {}, {}
@@ -35,12 +34,12 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
     if ACTIVE_TIME in expected and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
         expected = expected | {ACTIVE_TIME: expected[ACTIVE_TIME] | {"body": body}}
         if said := marks.get(ACTIVE_TIME):
-            marks = marks | {ACTIVE_TIME: replace(said, spoken_of=said.spoken_of | {"body"})}
+            marks = marks | {ACTIVE_TIME: said._replace(spoken_of=said.spoken_of | {"body"})}
     return expected, roots, marks
 
 
 def _active_time(policies: list[dict[str, Any]]) -> str:
-    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not tell it, which is told by itself."""
+    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not have it, which is reported by itself."""
     hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
     if not hours.get("standard"):
         return ""
@@ -57,6 +56,8 @@ def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: At
     both = {key: value for key, value in made.items() if key not in mark.spoken_of} | declared
     if "with" in declared and "with" in made:
         both["with"] = made["with"] | declared["with"]
+    if both == found:
+        return both, mark  # which of its attributes are compared makes no difference
     return both, Mark(frozenset({*mark.spoken_of, *made, *found}), True, mark.optional, mark.unless_baselined)
 
 
@@ -71,7 +72,7 @@ def _add_undeclared(
     for ref, attributes in reference.objects.items():
         if ref in expected or not _is_ours(declaration, reference, ref):
             continue
-        if reference.grantees.get(ref, "PUBLIC") in roles:  # a missing role is told by itself
+        if reference.grantees.get(ref, "PUBLIC") in roles:  # a missing role is reported by itself
             expected[ref], roots[ref] = attributes, reference.roots[ref]
 
 

@@ -5,13 +5,20 @@ They are noted, or reported with that, and are not compared.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, schema_of
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.diff import pg_dump_gaps
 from pgvigil.validate.diff.diff_builder import ABSENT, DiffBuilder
-from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Kind
+
+if TYPE_CHECKING:
+    from pgvigil.validate.report import describe
+else:
+    describe = later("pgvigil.validate.report.describe")
 
 _OF_SERVERS = ("foreign_data_wrapper", "server", "user_mapping")
 
@@ -19,14 +26,14 @@ _OF_SERVERS = ("foreign_data_wrapper", "server", "user_mapping")
 class Explained:
     def __init__(
         self,
-        collector: DiffBuilder,
+        builder: DiffBuilder,
         expected: dict[ObjectRef, Attributes],
         changed: list[ObjectRef],
         undeclared: list[ObjectRef],
     ) -> None:
-        self.collector = collector
-        self.declaration = collector.declaration
-        self.found = collector.found
+        self.builder = builder
+        self.declaration = builder.declaration
+        self.found = builder.found
         self.expected = expected
         self.changed = changed
         self.undeclared = undeclared
@@ -43,6 +50,7 @@ class Explained:
         copy = bool(server and self.declaration.database and server.database != self.declaration.database)
         for ref in [*self.changed, *self.undeclared]:
             reason = pg_dump_gaps.left_out(ref, self.expected, objects, copy=copy)
+            reason = reason or pg_dump_gaps.of_every_database(ref, self.expected, self.found)
             expected, there = self.expected.get(ref), objects.get(ref)
             of = ref.of or ref
             if (
@@ -53,24 +61,24 @@ class Explained:
                 continue
             noted.add(ref)
             kind: Kind = "missing" if there is None else "unexpected" if expected is None else "different"
-            shown = describe.whole(ref, expected) if expected else ABSENT
-            found = describe.whole(ref, there) if there else ABSENT
-            self.collector.add(kind, ref, f"{shown} ({reason})", found, "note")
+            shown = describe.in_one_line(ref, expected) if expected else ABSENT
+            found = describe.in_one_line(ref, there) if there else ABSENT
+            self.builder.add(kind, ref, f"{shown} ({reason})", found, "note")
         return noted
 
     def _of_another_owner(self) -> set[ObjectRef]:
         """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
-        told: set[ObjectRef] = set()
+        rights: set[ObjectRef] = set()
         for ref in self.changed:
             expected, there = self.expected[ref], self.found.objects.get(ref)
             if there is None or expected.get("owned_by") == there.get("owned_by"):
                 continue
             right, wrong = (quoted(of.get("owned_by", self.found.owner)) for of in (expected, there))
             mine, others = (ObjectRef.right("revocation", ref, one) for one in (right, wrong))
-            told |= {one for one in (ObjectRef.right("grant", ref, wrong), mine) if one not in self.expected}
+            rights |= {one for one in (ObjectRef.right("grant", ref, wrong), mine) if one not in self.expected}
             if self.expected.get(mine) == self.found.objects.get(others):
-                told |= {mine, others}
-        return told
+                rights |= {mine, others}
+        return rights
 
     def _noted_with_another(self, taken: set[ObjectRef]) -> set[ObjectRef]:
         """Return what is in an undeclared schema, and the parts that partitions have of an undeclared index."""

@@ -1,4 +1,4 @@
-"""An index or key of a partitioned table that was made anew, or ON ONLY the table: one finding with those of the partitions."""
+"""An index or key of a partitioned table that was made again, or ON ONLY the table: one finding with those of the partitions."""
 
 from __future__ import annotations
 
@@ -43,10 +43,48 @@ def with_their_parts(
             folded.setdefault(cause, []).append(ref.path)
         else:
             left.append((ref, finding))
-    return [
-        (ref, replace(finding, also=(*finding.also, *folded[ref])) if ref in folded else finding)
-        for ref, finding in left
-    ]
+    return _under_other_names(
+        [
+            (ref, replace(finding, also=(*finding.also, *folded[ref])) if ref in folded else finding)
+            for ref, finding in left
+        ],
+        whole_of,
+    )
+
+
+def _under_other_names(findings: list[Found], whole_of: dict[ObjectRef, ObjectRef]) -> list[Found]:
+    """Whatever was made anew as it was, but for the names of several of its parts, is one finding with them and what else they lack."""
+    renamed: dict[ObjectRef, set[ObjectRef]] = {}
+    for ref, finding in findings:
+        if ref in whole_of and _is_renamed(finding):
+            renamed.setdefault(_outermost(ref, whole_of), set()).add(ref)
+    told = {ref for ref, _ in findings}
+    several = {ref: whole for whole, parts in renamed.items() if len(parts) > 1 and whole not in told for ref in parts}
+    left: list[Found] = []
+    of_whole: dict[ObjectRef, list[Finding]] = {}
+    for ref, finding in findings:
+        whole = several.get(ref)
+        if whole is None or finding.severity != "finding":
+            left.append((ref, finding))
+            continue
+        if whole not in of_whole:
+            left.append((whole, finding))  # in its place; made below
+        of_whole.setdefault(whole, []).append(finding)
+    return [(ref, _as_one(ref, of_whole[ref]) if ref in of_whole else finding) for ref, finding in left]
+
+
+def _as_one(whole: ObjectRef, parts: list[Finding]) -> Finding:
+    names = dict.fromkeys(part.object for part in parts)
+    found = "; ".join(f"{part.object}: {part.found}" for part in parts)
+    steps = tuple(step for part in parts for step in (part.steps or (part.fix,)) if step)
+    expected = f"its parts {', '.join(names)}"
+    return Finding("different", whole.path, expected, found, fix="\n".join(steps), also=tuple(names), steps=steps)
+
+
+def _outermost(part: ObjectRef, whole_of: dict[ObjectRef, ObjectRef]) -> ObjectRef:
+    while whole := whole_of.get(part):
+        part = whole
+    return part
 
 
 def _top(part: ObjectRef, whole_of: dict[ObjectRef, ObjectRef], at_fault: set[ObjectRef]) -> ObjectRef | None:

@@ -1,21 +1,31 @@
-"""The partitions of a table held against a pattern: attached, named after the time they hold, one for the present."""
+"""The partitions of a table compared with a pattern: attached, named after the time they hold, one for the present."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from pgvigil.validate.catalog import sql_text
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import beside, quoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
-from pgvigil.validate.catalog.spelling import without_upkeep
+from pgvigil.validate.catalog.spelling import without_tuning
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import AttributeDiff, DiffBuilder
-from pgvigil.validate.repair import ddl, ddl_relations
-from pgvigil.validate.repair.alter import alter_column
-from pgvigil.validate.report import describe
 from pgvigil.validate.spec.declaration import Partitions
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog import sql_text
+    from pgvigil.validate.repair import alter, ddl, ddl_relations
+    from pgvigil.validate.report import describe
+else:
+    sql_text = later("pgvigil.validate.catalog.sql_text")
+    alter = later("pgvigil.validate.repair.alter")
+    ddl = later("pgvigil.validate.repair.ddl")
+    ddl_relations = later("pgvigil.validate.repair.ddl_relations")
+    describe = later("pgvigil.validate.report.describe")
 
 _BOUND = re.compile(r"FOR VALUES FROM \('([0-9a-f-]{36})'\) TO \('([0-9a-f-]{36})'\)")
 _TOKENS = {
@@ -26,14 +36,14 @@ _TOKENS = {
 }
 
 
-def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
+def compare(builder: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
     """Compare with the pattern; `owner` is the one the table should have. Returns the relations it took care of."""
-    found = collector.found
+    found = builder.found
     tables = {ref.label: of for ref, of in found.objects.items() if ref.kind == "table"}
     attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}
     for label, partition in attached.items():
-        collector.compared["partition"] += 1
-        _partition(collector, name, declared, label, partition, owner)
+        builder.compared["partition"] += 1
+        _partition(builder, name, declared, label, partition, owner)
     stray = [label for label in tables if label not in attached and _is_named_after(name, declared, label)]
     for label in stray:
         repair = _attach(name, declared, label)
@@ -41,13 +51,13 @@ def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str)
         if (whose := owner_of(found, table(label))) != owner:
             repair, said = "", f"{said}, which belongs to {whose}: no partition is made of it"
         apart = AttributeDiff(f"attached to {name}", said)
-        collector.differ(ObjectRef("partition", label), [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
+        builder.differ(ObjectRef("partition", label), [apart], fix=lambda _, repair=repair: repair)  # type: ignore[misc]
     if declared.default and not any(of.get("bound") == "DEFAULT" for of in attached.values()):
         label = f"{name}{declared.default}"
         is_other = found.server is not None and found.server.role != owner
         given = f"\nALTER TABLE {label} OWNER TO {quoted(owner)};" if is_other else ""
         if label not in stray:
-            collector.miss(
+            builder.miss(
                 ObjectRef("partition", label),
                 "a default partition: rows no other takes need a place",
                 fix=lambda: f"CREATE TABLE {label} PARTITION OF {name} DEFAULT;{given}",
@@ -59,7 +69,7 @@ def compare(collector: DiffBuilder, name: str, declared: Partitions, owner: str)
         if not any(stretch and stretch[0] <= present < stretch[1] for stretch in stretches):
             repair = declared.repair.replace("{table}", name)
             ref = ObjectRef("partition", f"of {name} for {present.date()}")
-            collector.miss(ref, "a partition for the present", fix=lambda: repair)
+            builder.miss(ref, "a partition for the present", fix=lambda: repair)
     return {*attached, *stray}
 
 
@@ -75,10 +85,10 @@ def _attach(name: str, declared: Partitions, label: str) -> str:
 
 
 def _partition(
-    collector: DiffBuilder, name: str, declared: Partitions, label: str, partition: Attributes, owner: str
+    builder: DiffBuilder, name: str, declared: Partitions, label: str, partition: Attributes, owner: str
 ) -> None:
     ref = table(label)
-    details = collector.found.details[ref]
+    details = builder.found.details[ref]
     bound = partition.get("bound", "")
     parts = []
     if details.get("detaching"):
@@ -98,17 +108,17 @@ def _partition(
         parts.append(AttributeDiff(f"from {stretch_said}", _said(bounds, bound), key="bound"))
     usual = {
         key: value
-        for key, value in collector.found.objects[table(name)].items()
+        for key, value in builder.found.objects[table(name)].items()
         if key not in ("row_security", "access_method", "owned_by")
     }
-    if owner != collector.found.owner:
+    if owner != builder.found.owner:
         usual["owned_by"] = owner
     parts += [
-        AttributeDiff(describe.phrase(ref, key, usual), describe.phrase(ref, key, partition), key=key)
+        AttributeDiff(describe.attribute(ref, key, usual), describe.attribute(ref, key, partition), key=key)
         for key in ("row_security", "owned_by", "access_method", "replica_identity")
         if partition.get(key) != usual.get(key) and not _by_index(key, usual)
     ]
-    if options := without_upkeep(partition.get("with")):
+    if options := without_tuning(partition.get("with")):
         said = ", ".join(f"{name} = {value}" for name, value in options.items())
         parts.append(AttributeDiff("no such storage parameter", said, key="with"))
 
@@ -127,42 +137,40 @@ def _partition(
             repairs.append(f"ALTER TABLE {label} RENAME TO {right};")
         return "\n".join(repair for repair in repairs if repair)
 
-    collector.differ(ObjectRef("partition", label), parts, fix=fix)
-    _columns(collector, name, label)
-    for other in collector.found.parts[label]:
-        attributes = collector.found.objects[other]
+    builder.differ(ObjectRef("partition", label), parts, fix=fix)
+    _columns(builder, name, label)
+    for other in builder.found.parts[label]:
+        attributes = builder.found.objects[other]
         kind = other.kind
         if kind in ("table", "comment", "column", "statistics"):
             continue
         if kind == "trigger" and attributes.get("clone"):
             trigger = other.name
-            usual = collector.found.objects.get(ObjectRef.on("trigger", name, trigger), {}).get("enabled", "ORIGIN")
+            usual = builder.found.objects.get(ObjectRef.on("trigger", name, trigger), {}).get("enabled", "ORIGIN")
             said = "enabled" if usual == "ORIGIN" else f"enabled {usual}"
             enable = sql_text.enable("TRIGGER", label, trigger, usual)
-            collector.add(
-                "disabled", other, said, f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable
-            )
+            builder.add("disabled", other, said, f"{attributes.get('enabled', 'ORIGIN')} on this partition", fix=enable)
         elif kind == "constraint" and "enforced" in attributes:
-            collector.add(
+            builder.add(
                 "disabled",
                 ObjectRef("foreign", f"key of {label}"),
                 "enforced",
                 "its internal triggers are disabled",
-                fix="\n".join(collector.found.details[other]["enable"]),
+                fix="\n".join(builder.found.details[other]["enable"]),
             )
         elif kind in ("index", "constraint") and "valid" in attributes:
-            collector.add(
+            builder.add(
                 "invalid",
                 other,
                 "a valid index",
                 "INVALID: the server does not use it",
                 fix=f"REINDEX INDEX {beside(label, other.name)};",
             )
-        elif kind in ("grant", "revocation") and (default := explained(collector.found, other, attributes)):
-            collector.unexpected(other, f"{describe.whole(other, attributes)}, by {default}", ours=False)
+        elif kind in ("grant", "revocation") and (default := explained(builder.found, other, attributes)):
+            builder.unexpected(other, f"{describe.in_one_line(other, attributes)}, by {default}", ours=False)
         else:
             fix_ = "" if kind == "revocation" else ddl.drop(other, label, attributes)
-            collector.unexpected(other, describe.whole(other, attributes), ours=True, fix=fix_)
+            builder.unexpected(other, describe.in_one_line(other, attributes), ours=True, fix=fix_)
 
 
 def _by_index(key: str, table: Attributes) -> bool:
@@ -170,9 +178,9 @@ def _by_index(key: str, table: Attributes) -> bool:
     return key == "replica_identity" and table.get(key, "").startswith("USING INDEX ")
 
 
-def _columns(collector: DiffBuilder, name: str, label: str) -> None:
+def _columns(builder: DiffBuilder, name: str, label: str) -> None:
     """Each as its table's, but for the default: an insert through the table uses the table's."""
-    objects = collector.found.objects
+    objects = builder.found.objects
     for column in objects[table(name)].get("order", ()):
         ref, usual = ObjectRef.on("column", label, column), objects[ObjectRef.on("column", name, column)]
         there = objects.get(ref, {})
@@ -183,13 +191,16 @@ def _columns(collector: DiffBuilder, name: str, label: str) -> None:
             and usual.get(key) != there.get(key)
         ]
         parts = [
-            AttributeDiff(describe.phrase(ref, key, usual), describe.phrase(ref, key, there), key=key) for key in keys
+            AttributeDiff(describe.attribute(ref, key, usual), describe.attribute(ref, key, there), key=key)
+            for key in keys
         ]
 
         def fix(keys: list[str], column: str = column, usual: Attributes = usual, there: Attributes = there) -> str:
-            return "\n".join(line for key in keys for line in alter_column(label, column, usual, there, key) if line)
+            return "\n".join(
+                line for key in keys for line in alter.alter_column(label, column, usual, there, key) if line
+            )
 
-        collector.differ(ref, parts, fix=fix)
+        builder.differ(ref, parts, fix=fix)
 
 
 def _right_name(name: str, declared: Partitions, bound: str) -> str:
@@ -211,11 +222,8 @@ def _right_name(name: str, declared: Partitions, bound: str) -> str:
 
 def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetime, datetime] | None:
     """Return the bounds of a partition, by its name."""
-    for suffix in declared.names:
-        pattern = re.escape(suffix)
-        for token, group in _TOKENS.items():
-            pattern = pattern.replace(token, group)
-        if match := re.fullmatch(re.escape(name) + pattern, partition):
+    for suffix in declared.names if partition.startswith(name) else ():
+        if match := _suffix(suffix).fullmatch(partition, len(name)):
             parts = match.groupdict()
             year, month = int(parts["year"]), int(parts.get("month", 1))
             try:
@@ -230,6 +238,14 @@ def stretch_of(name: str, declared: Partitions, partition: str) -> tuple[datetim
             except (ValueError, OverflowError):
                 return None
     return None
+
+
+@lru_cache
+def _suffix(suffix: str) -> re.Pattern[str]:
+    pattern = re.escape(suffix)
+    for token, group in _TOKENS.items():
+        pattern = pattern.replace(token, group)
+    return re.compile(pattern)
 
 
 def _is_named_after(name: str, declared: Partitions, label: str) -> bool:

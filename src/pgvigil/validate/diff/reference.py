@@ -1,7 +1,7 @@
 """The reference: the schema that the project's own DDL makes on the same server, for everything that the spec does not declare.
 
 Loaded into a scratch database, read, and rolled back; the reading is kept for the next time, on disk and, for roles that may
-not create databases and for replicas, in the database itself. Nothing that one server printed is held against another.
+not create databases and for replicas, in the database itself. Nothing that one server printed is compared with the print of another.
 """
 
 from __future__ import annotations
@@ -92,15 +92,15 @@ class Reference:
         made, reason = self._made.result()
         return (made, ()) if made else (None, (Unchecked(WHAT, reason),))
 
-    def _tell(self, made: Snapshot | None, reason: str = "") -> None:
-        if not self._made.done():  # what goes wrong after it is told takes nothing back
+    def _answer(self, made: Snapshot | None, reason: str = "") -> None:
+        if not self._made.done():  # a failure after the answer does not change it
             self._made.set_result((made, reason))
 
     def _obtain(self) -> None:
         try:
             self._make(self.connected())
         except (PgvigilError, psycopg.Error, OSError) as error:
-            self._tell(None, " ".join(str(error).split()))
+            self._answer(None, " ".join(str(error).split()))
         except Exception as error:  # noqa: BLE001 - a defect: whoever asks is to see it
             if not self._made.done():
                 self._made.set_exception(error)
@@ -113,34 +113,34 @@ class Reference:
         name = _cached_as(conn, key)
         if name and (text := cache.read(name)):
             with suppress(ValueError):
-                self._tell(Snapshot.from_json(text, schema))
+                self._answer(Snapshot.from_json(text, schema))
                 return
         if reason := _hindrance(conn):
-            self._tell_kept(conn, key, schema, reason)
+            self._answer_stored(conn, key, schema, reason)
             return
         try:
             scratch = scratch_databases.make(conn, f"pgvigil_reference_{secrets.token_hex(4)}_{secrets.token_hex(4)}")
             self.begun.set()
             with _opened(self.target, scratch, self.log) as there:
                 declaration = self.declaration()
-                made = _load(there, declaration, self.ddl, schema)
-                self._tell(made)
+                made = load_ddl(there, declaration, self.ddl, schema)
+                self._answer(made)
             if name and set(declaration.roles) <= set(made.grantees.values()):
                 cache.write(name, made.to_json())  # else some role was missing and could not be made
         except (psycopg.Error, PgvigilError) as error:
             with database.connect(self.target, "reference") as other:
-                self._tell_kept(
+                self._answer_stored(
                     other, key, schema, f"a scratch database could not be used: {' '.join(str(error).split())}"
                 )
 
-    def _tell_kept(self, conn: Connection, key: str, schema: str, reason: str) -> None:
-        text, doubt = _kept(conn, key, schema)
+    def _answer_stored(self, conn: Connection, key: str, schema: str, reason: str) -> None:
+        text, doubt = _stored(conn, key, schema)
         try:
             if text and not doubt:
-                self._tell(Snapshot.from_json(text, schema))
+                self._answer(Snapshot.from_json(text, schema))
         except ValueError:
             doubt = "and what lies in pgvigil.reference_snapshots cannot be read"
-        self._tell(
+        self._answer(
             None, f"{reason}, {doubt or 'and pgvigil.reference_snapshots holds no copy of this version'}. {_WAYS}"
         )
 
@@ -172,7 +172,7 @@ def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
             scratch_databases.drop_leftovers(conn, _NAMES, log)
 
 
-def _load(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
+def load_ddl(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
     """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
     with there.transaction(force_rollback=True):
         there.execute(
@@ -237,8 +237,8 @@ def _is_shipped(text: str, schema: str, major: int) -> bool:
         return False
 
 
-def _kept(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
-    """The copy that lies in the database, and why it is not to be taken."""
+def _stored(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
+    """The copy that is in the database, and why it is not to be taken."""
     with suppress(
         psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
     ):

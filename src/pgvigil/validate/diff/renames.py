@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from pgvigil.validate.catalog import sql_text
@@ -19,10 +18,10 @@ from pgvigil.validate.catalog.object_ref import ON_RELATIONS, ROUTINES, ObjectRe
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot, usual_sequence
 from pgvigil.validate.catalog.spelling import canonical
 from pgvigil.validate.diff import inherited
+from pgvigil.validate.diff.renamed import RENAMED, Rename, Renames
 from pgvigil.validate.repair import ddl_routines
 from pgvigil.validate.spec.declaration import Mark
 
-RENAMED = "renamed? "
 _RELATIONS = ("table", "view")
 _ALONE = (*ROUTINES, "operator", "sequence", "statistics", "collation", "event trigger", "other")
 # Of the rare kinds, those that ALTER … RENAME knows; the first ones are named by the others.
@@ -44,56 +43,12 @@ _APART = {"comment", "owned_by", "not_null", "not_null_comment", "index_comment"
 _RULE = re.compile(r'CREATE RULE ("(?:[^"]|"")*"|[^\s"]+) AS')
 # An operator that lost its schema, and with it the need for these words.
 _OPERATOR = re.compile(r'OPERATOR\(([^().\w"]+)\)')
-# What tells one relation from another of the same columns.
+# The differences between relations of the same columns.
 _SHAPE = ("kind", "partition_by", "partition_of", "bound", "of_type", "server", "definition")
-
-
-@dataclass(frozen=True)
-class Rename:
-    ref: ObjectRef  # as it is wanted
-    there: ObjectRef  # as it is
-    expected: str
-    found: str
-    fix: str
-    different: bool = False  # it has its name, and another owner
-
-
-@dataclass
-class Renames:
-    found: Snapshot  # under the names that are wanted
-    list: list[Rename] = field(default_factory=list)
-    relations: dict[str, str] = field(default_factory=dict)  # label that is wanted → label that it has
-    nothing_differs: bool = False
-
-    def real(self, root: str) -> str:
-        return self.relations.get(root, root)
 
 
 Objects = dict[ObjectRef, Attributes]
 Columns = dict[str, dict[str, ObjectRef]]  # by relation and name
-
-
-def follow(
-    expected: Objects,
-    roots: dict[ObjectRef, str],
-    marks: dict[ObjectRef, Mark],
-    found: Snapshot,
-    comes_later: Callable[[ObjectRef], bool] = lambda _: False,
-) -> Renames:
-    """Find what has another name than declared; what a migration still to come brings is not looked for."""
-    if expected == found.objects:
-        return Renames(found, nothing_differs=True)
-    missing = expected.keys() - found.objects.keys()
-    relabelled = any(
-        ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
-        for ref, of in expected.items()
-    )
-    others = not marks and any(
-        ref.of_column and of.get("name") != found.objects.get(ref, of).get("name") for ref, of in expected.items()
-    )
-    if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
-        return Renames(found)
-    return _Search(expected, roots, marks, found, comes_later).run()
 
 
 def _columns(objects: Objects, roots: dict[ObjectRef, str]) -> Columns:
@@ -104,7 +59,7 @@ def _columns(objects: Objects, roots: dict[ObjectRef, str]) -> Columns:
     return columns
 
 
-class _Search:
+class Search:
     def __init__(
         self,
         expected: Objects,
@@ -114,7 +69,7 @@ class _Search:
         comes_later: Callable[[ObjectRef], bool],
     ) -> None:
         self.expected, self.roots, self.marks, self.comes_later = expected, roots, marks, comes_later
-        self.columns_wanted = _columns(expected, roots)
+        self.columns_expected = _columns(expected, roots)
         self.columns_there: Columns = {}
         self.found = Snapshot(
             found.schema,
@@ -216,7 +171,7 @@ class _Search:
             inside = {one for one in self.expected if own or one.within(ref)}
             for other in list(self._extra("schema", None)):
                 there = other.label
-                # What lies in the application's own schema is spelt without it.
+                # An object of the application's own schema is spelt without it.
                 word = re.compile(
                     rf'(?<![\w".$]){re.escape(there)}{r"[.]" if own else ""}(?={"" if own else "[.]"}[^ .])'
                 )
@@ -286,7 +241,7 @@ class _Search:
         return bool(canonical(key, expected) == canonical(key, self._read(there)))
 
     def _same_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
-        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
+        columns, there = self.columns_expected.get(ref.label, {}), self._columns_of(other)
         if columns.keys() != there.keys() and (ref not in self.marks or not columns.keys() <= there.keys()):
             return False
         return bool(columns) and all(self._same(columns[name], there[name]) for name in columns)
@@ -294,7 +249,7 @@ class _Search:
     def _similar_columns(self, ref: ObjectRef, other: ObjectRef) -> bool:
         """The same but for some names, in the same order."""
         names, others = (of[one].get("order", []) for of, one in ((self.expected, ref), (self.found.objects, other)))
-        columns, there = self.columns_wanted.get(ref.label, {}), self._columns_of(other)
+        columns, there = self.columns_expected.get(ref.label, {}), self._columns_of(other)
         shared = len(set(names) & set(others))
         return (
             bool(shared)
@@ -544,7 +499,7 @@ def _in_schema(ref: ObjectRef, old: ObjectRef, name: str, word: re.Pattern[str])
 
 
 def _relabelled(ref: ObjectRef, old: str, new: str) -> ObjectRef:
-    """A relation or what stands on it, for another name of the relation."""
+    """A relation or an object that belongs to it, for another name of the relation."""
     if ref.kind == "statistics":  # on a relation, and not called by its name
         return ref
     return ref.renamed(lambda label: new + label[len(old) :] if label == old or label.startswith(f"{old}.") else label)

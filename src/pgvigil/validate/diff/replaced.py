@@ -69,12 +69,12 @@ def as_one_note(found: Snapshot, findings: Iterable[Finding]) -> tuple[list[Find
             rest.append(finding)
     if not replaced:
         return rest, frozenset()
-    told = "; ".join(f"{path}: {consequence}" for path, consequence in sorted(replaced.items()))
+    consequences = "; ".join(f"{path}: {consequence}" for path, consequence in sorted(replaced.items()))
     note = Finding(
         "different",
         REPLACED,
         f"what pgvigil made ({', '.join(sorted(replaced))}): `pgvigil health --repair` makes it again",
-        f"what the application makes of these at each of its starts: {told}. See pgvigil help from-the-enhanced-original",
+        f"what the application makes of these at each of its starts: {consequences}. See pgvigil help from-the-enhanced-original",
         "note",
     )
     return [*rest, note], frozenset(replaced)

@@ -6,17 +6,17 @@ from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.diff.diff_builder import ABSENT, DiffBuilder
 
 
-def compare(collector: DiffBuilder) -> None:
-    found, declaration = collector.found, collector.declaration
+def compare(builder: DiffBuilder) -> None:
+    found, declaration = builder.found, builder.declaration
     server = found.server
     if server is None:
         return
     if not server.schema_there and "{schema}" not in declaration.schemas:
-        collector.miss(ObjectRef("schema", found.schema), "a schema")
+        builder.miss(ObjectRef("schema", found.schema), "a schema")
     for role in declaration.roles:
-        collector.compared["role"] += 1
+        builder.compared["role"] += 1
         if role not in server.roles:
-            collector.add(
+            builder.add(
                 "missing",
                 ObjectRef("role", role),
                 "a role to grant to people and programs",
@@ -31,7 +31,7 @@ def compare(collector: DiffBuilder) -> None:
                 f"REVOKE {p.removeprefix('member of ')} FROM {role};" if " of " in p else f"ALTER ROLE {role} NO{p};"
                 for p in powers
             ]
-            collector.add(
+            builder.add(
                 "different",
                 ObjectRef("role", role),
                 "only what is granted to it here",

@@ -7,10 +7,10 @@ from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.diff.diff_builder import DiffBuilder
 
 
-def compare(collector: DiffBuilder, schema: str, without_usage: list[str]) -> None:
+def compare(builder: DiffBuilder, schema: str, without_usage: list[str]) -> None:
     """A right on the tables is worth nothing without USAGE on their schema, which may have been PUBLIC's."""
     for role in without_usage:
-        collector.add(
+        builder.add(
             "missing",
             ObjectRef.right("grant", ObjectRef("schema", quoted(schema)), quoted(role)),
             "USAGE",

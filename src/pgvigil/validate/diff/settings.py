@@ -25,7 +25,7 @@ _PASSING = {
 _NAMING = ("pgvigil.actor", "pgvigil.reason", "pgvigil.session_id")
 
 
-def compare(collector: DiffBuilder, server: Server, conn: Connection, least_active: float) -> None:
+def compare(builder: DiffBuilder, server: Server, conn: Connection, least_active: float) -> None:
     """`least_active` is the shortest time, in hours, after which a policy calls a session dormant."""
     known: set[str] = set()
     for name, value, here, role, writes in server.settings:
@@ -39,23 +39,23 @@ def compare(collector: DiffBuilder, server: Server, conn: Connection, least_acti
         fix = f"ALTER {place} RESET {name};"
         whose = f" of {role}" if role else ""
         if name == _TRIGGERS and value.lower() == "replica":
-            _triggers_off(collector, role, fix, meant=not writes)
+            _triggers_off(builder, role, fix, meant=not writes)
         elif name == _PATH:
-            _other_tables(collector, server, value, place, whose)
+            _other_tables(builder, server, value, place, whose)
         else:
-            _of_ours(collector, conn, name, value, f"for every new session{whose}", fix, role, least_active)
+            _of_ours(builder, conn, name, value, f"for every new session{whose}", fix, role, least_active)
     if server.configured:
-        _triggers_off(collector, None, f"ALTER SYSTEM RESET {_TRIGGERS};\nSELECT pg_reload_conf();", meant=False)
+        _triggers_off(builder, None, f"ALTER SYSTEM RESET {_TRIGGERS};\nSELECT pg_reload_conf();", meant=False)
     # What this session has, and neither database, nor role, nor its own call gave, comes from the server's configuration.
     if conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
         for name, value in server.own_settings.items():
             if name not in known and name not in conn.info.options:
                 fix = f"ALTER SYSTEM RESET {name};\nSELECT pg_reload_conf();"
-                _of_ours(collector, conn, name, value, "in the server's configuration", fix, None, least_active)
+                _of_ours(builder, conn, name, value, "in the server's configuration", fix, None, least_active)
 
 
 def _of_ours(
-    collector: DiffBuilder,
+    builder: DiffBuilder,
     conn: Connection,
     name: str,
     value: str,
@@ -66,12 +66,12 @@ def _of_ours(
 ) -> None:
     ref = ObjectRef("setting", name + (f" of role {quoted(role)}" if role else ""))
     if name in _PASSING and value:
-        collector.add("different", ref, "set by jobs, each for itself", f"{value}, {where}: {_PASSING[name]}", fix=fix)
+        builder.add("different", ref, "set by jobs, each for itself", f"{value}, {where}: {_PASSING[name]}", fix=fix)
     elif name in _NAMING and value:
         said = f"{value}, {where}: the trail names this, whoever it was"
-        collector.add("different", ref, "set by each session for itself", said, "note")
+        builder.add("different", ref, "set by each session for itself", said, "note")
     elif name == GRANULARITY and (wrong := _granularity(conn, value, least_active)):
-        collector.add("different", ref, "an interval from 0 to an hour or so", f"{value}, {where}: {wrong}", fix=fix)
+        builder.add("different", ref, "an interval from 0 to an hour or so", f"{value}, {where}: {wrong}", fix=fix)
 
 
 def _granularity(conn: Connection, value: str, least_active: float) -> str:
@@ -90,30 +90,30 @@ def _granularity(conn: Connection, value: str, least_active: float) -> str:
     return ""
 
 
-def _triggers_off(collector: DiffBuilder, role: str | None, fix: str, *, meant: bool) -> None:
+def _triggers_off(builder: DiffBuilder, role: str | None, fix: str, *, meant: bool) -> None:
     """One role may be meant to do without, that of a replication: one that writes nothing here, or a superuser."""
     said = "no trigger fires and no foreign key is checked"
     if role and meant:
         ref = ObjectRef("setting", f"{_TRIGGERS} of role {quoted(role)}")
-        collector.add("disabled", ref, "origin", f"replica, for every new session of this role: {said}", "note")
+        builder.add("disabled", ref, "origin", f"replica, for every new session of this role: {said}", "note")
     elif role:
         ref = ObjectRef("setting", f"{_TRIGGERS} of role {quoted(role)}")
         said = f"replica, for every new session of this role, which may write to the tables: {said}"
-        collector.add("disabled", ref, "origin", said, fix=fix)
+        builder.add("disabled", ref, "origin", said, fix=fix)
     else:
         ref = ObjectRef("setting", _TRIGGERS)
-        collector.add("disabled", ref, "origin", f"replica, for every new session: {said}", fix=fix)
+        builder.add("disabled", ref, "origin", f"replica, for every new session: {said}", fix=fix)
 
 
-def _other_tables(collector: DiffBuilder, server: Server, value: str, place: str, whose: str) -> None:
+def _other_tables(builder: DiffBuilder, server: Server, value: str, place: str, whose: str) -> None:
     """Names without a schema mean what the path finds first."""
-    schema = collector.found.schema
+    schema = builder.found.schema
     parts = [unquoted(part) for part in re.findall(r'"(?:[^"]|"")*"|[^,\s"]+', value)]
     before = parts[: parts.index(schema)] if schema in parts else parts
     ref = ObjectRef("setting", _PATH + (f" of{whose.removeprefix(' of')}" if whose else ""))
     if shadows := [part for part in before if part in server.shadows]:
         said = f"{value}, for every new session{whose}: names without a schema mean tables of {', '.join(shadows)}"
-        collector.add("different", ref, f"{schema} first", said, fix=f"ALTER {place} RESET {_PATH};")
+        builder.add("different", ref, f"{schema} first", said, fix=f"ALTER {place} RESET {_PATH};")
     elif schema not in parts:
         said = f"{value}, for every new session{whose}: names without a schema do not find the tables"
-        collector.add("different", ref, f"{schema} among them", said, "note")
+        builder.add("different", ref, f"{schema} among them", said, "note")

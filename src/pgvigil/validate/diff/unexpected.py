@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
-from pgvigil.validate.diff import inherited
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import DiffBuilder
-from pgvigil.validate.repair import ddl_relations
-from pgvigil.validate.repair.repair import Repairs
-from pgvigil.validate.report import describe
 
-_BY_HAND = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
-_SILENT = {"grant", "revocation", "extension"}  # of the application: not even told
+if TYPE_CHECKING:
+    from pgvigil.validate.diff import inherited
+    from pgvigil.validate.repair import ddl_relations
+    from pgvigil.validate.repair.repair import Repairs
+    from pgvigil.validate.report import describe
+else:
+    inherited = later("pgvigil.validate.diff.inherited")
+    ddl_relations = later("pgvigil.validate.repair.ddl_relations")
+    describe = later("pgvigil.validate.report.describe")
+
+_OF_APPLICATION = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
+_SILENT = {"grant", "revocation", "extension"}  # of the application: not even reported
 _APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 
 
-class Strangers:
+class Unexpected:
     def __init__(
-        self, collector: DiffBuilder, expected: dict[ObjectRef, Attributes], repairs: Repairs, *, of_reference: bool
+        self,
+        builder: DiffBuilder,
+        expected: dict[ObjectRef, Attributes],
+        repairs: Callable[[], Repairs],
+        *,
+        of_reference: bool,
     ) -> None:
-        self.collector = collector
-        self.declaration = collector.declaration
-        self.found = collector.found
+        self.builder = builder
+        self.declaration = builder.declaration
+        self.found = builder.found
         self.expected = expected
         self.repairs = repairs
         self.of_reference = of_reference
@@ -62,12 +77,12 @@ class Strangers:
             ):
                 column = attributes["definition"].removeprefix("NOT NULL ").removesuffix(" NO INHERIT")
                 fix = f"ALTER TABLE {root} ALTER CONSTRAINT {ref.name} INHERIT;"
-                self.collector.add(
+                self.builder.add(
                     "different", ObjectRef.on("column", root, column), "NOT NULL", attributes["definition"], fix=fix
                 )
                 continue
             if kind == "constraint" and attributes["definition"].startswith("NOT NULL"):
-                self.collector.add(
+                self.builder.add(
                     "invalid",
                     ObjectRef.on("column", root, attributes["definition"].split()[-1]),
                     "NOT NULL",
@@ -77,20 +92,20 @@ class Strangers:
                 continue
             if kind == "constraint" and "enforced" in attributes and "inherited" in attributes:
                 enable = "\n".join(self.found.details[ref]["enable"])
-                said = describe.phrase(ref, "enforced", attributes)
-                self.collector.add("disabled", ref, describe.phrase(ref, "enforced", {}), said, fix=enable)
+                said = describe.attribute(ref, "enforced", attributes)
+                self.builder.add("disabled", ref, describe.attribute(ref, "enforced", {}), said, fix=enable)
                 continue
-            said = self.collector.said(describe.whole(ref, attributes)) + self._consequence(ref, attributes)
+            said = self.builder.said(describe.in_one_line(ref, attributes)) + self._consequence(ref, attributes)
             family = [p for p in (*attributes.get("inherits", ()), attributes.get("partition_of")) if p]
-            fix = self.repairs.drop(ref)
+            fix = self.repairs().drop(ref)
             if family and kind == "table" and not self.declaration.complete:
                 fix = "\n".join(f"ALTER TABLE {root} NO INHERIT {parent};" for parent in attributes.get("inherits", ()))
-            self.collector.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))
+            self.builder.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))
         if not self.declaration.complete:
             self._row_security()
 
     def _is_identity(self, sequence: ObjectRef) -> bool:
-        """A sequence that is there for an identity or a column that should not be: told with it."""
+        """A sequence that is there for an identity or a column that should not be: reported with it."""
         column = sequence.column
         return "identity" in self.found.objects.get(column, {}) or column not in self.expected
 
@@ -105,9 +120,9 @@ class Strangers:
         if not self.of_reference and (ref.kind in ("grant", "revocation") or ref.of_column):
             return True  # a spec written by hand need not list these
         if ref == ObjectRef.right("grant", _APPLICATION_SCHEMA, quoted(self.found.owner)):
-            return True  # whose objects lie there
+            return True  # whose objects are there
         loose = self._is_loose(ref, root)
-        return loose and ref.kind in _SILENT and not self.collector.strict
+        return loose and ref.kind in _SILENT and not self.builder.strict
 
     def _is_loose(self, ref: ObjectRef, root: str) -> bool:
         return root in self.declaration.application or ref.is_of_application_schema
@@ -116,7 +131,7 @@ class Strangers:
         """Return true if it is drift in our schema: a finding, not a note."""
         kind, schemas = ref.kind, self.declaration.schemas
         if self.declaration.complete:
-            return not (ref.of == _APPLICATION_SCHEMA and self.collector.another_major)
+            return not (ref.of == _APPLICATION_SCHEMA and self.builder.another_major)
         if kind == "statistics":
             return False
         if kind == "rule" and " DO INSTEAD " in attributes["definition"]:
@@ -126,7 +141,7 @@ class Strangers:
         if kind in ("grant", "revocation") and explained(self.found, ref, attributes):
             return False
         if self._is_of_the_application(ref, attributes):
-            return self.collector.strict
+            return self.builder.strict
         if kind == "revocation" and (of := ref.of) and of.kind in ROUTINES and ref.grantee == "PUBLIC":
             return of in self.declaration.for_all  # fewer may call it than might
         if kind == "table" and (parents := attributes.get("inherits")) and ref.schema not in schemas:
@@ -139,7 +154,7 @@ class Strangers:
         """
         role = self.found.grantees.get(ref, "")
         if role in self.declaration.roles or ref not in {
-            ObjectRef.right("grant", table(name), quoted(role)) for name in _BY_HAND
+            ObjectRef.right("grant", table(name), quoted(role)) for name in _OF_APPLICATION
         }:
             return False
         of_sessions = ObjectRef.right("grant", table("sessions"), quoted(role))
@@ -187,7 +202,7 @@ class Strangers:
             ):
                 root = ref.label
                 closed = attributes["row_security"] == "forced" and not self._lets_owner_in(ref)
-                self.collector.unexpected(
+                self.builder.unexpected(
                     ObjectRef("row", f"security of {root}"),
                     "FORCE ROW LEVEL SECURITY, and no policy for its owner: our own functions see no row"
                     if closed

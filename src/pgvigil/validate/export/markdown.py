@@ -61,7 +61,7 @@ class _Page:
         return {ref: found for ref, found in self.declared.objects.items() if ref.kind in kinds}
 
     def on(self, root: str, kind: str) -> list[tuple[ObjectRef, str, Attributes]]:
-        """The objects of a kind that stand on a relation, with name and attributes."""
+        """The objects of a kind that belong to a relation, with name and attributes."""
         return [
             (ref, ref.name, self.declared.objects[ref])
             for ref in self.roots.get(root, ())
@@ -272,10 +272,10 @@ def _summary(attributes: Attributes) -> str:
     """Kind first, then whatever else is said."""
     kind = attributes.get("kind", "")
     rest = {key: value for key, value in attributes.items() if key not in ("kind", "comment", "owned_by")}
-    told = "; ".join(
-        f"{key} {_told(', '.join(map(str, v)) if isinstance(v, list) else str(v))}" for key, v in rest.items()
+    others = "; ".join(
+        f"{key} {_plain(', '.join(map(str, v)) if isinstance(v, list) else str(v))}" for key, v in rest.items()
     )
-    return f"{kind}: {told}" if kind and told else kind or told
+    return f"{kind}: {others}" if kind and others else kind or others
 
 
 def _nullness(column: Attributes) -> str:
@@ -304,7 +304,7 @@ def _listing(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
 
 
 def _code(text: str) -> str:
-    """As code that may stand in a table, whatever backquotes and bars are in it."""
+    """As code that may be in a table, whatever backquotes and bars are in it."""
     text = one_line(" ".join(text.split(" ")).strip())
     if not text:
         return ""
@@ -326,5 +326,5 @@ def _fenced(language: str, text: str) -> Iterator[str]:
     yield f"{fence}{language}\n{text.strip()}\n{fence}\n"
 
 
-def _told(text: str) -> str:
+def _plain(text: str) -> str:
     return one_line(text).replace('"', "'")

@@ -1,7 +1,7 @@
 """pgTAP tests written from a spec: they pass on a database that validates, and say so where it does not.
 
 pgTAP's own functions are used where they exist. Expressions are never compared as text alone: a restored database spells
-some of them anew. Where the texts differ, helpers of the script let the server read and print both.
+some of them in another way. Where the texts differ, helpers of the script let the server read and print both.
 
 More than 400 lines: one script, to which each kind of object adds its tests.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from pgvigil.text import one_line
 from pgvigil.validate.catalog.identifiers import last_name, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, view
+from pgvigil.validate.catalog.queries_rights import RIGHTS_ON_PUBLIC
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
@@ -28,7 +29,7 @@ _PLAIN_TYPE = re.compile(r"[a-z][a-z ]*(\([\d,]+\))?[a-z ]*(\[\])*")
 _EXPRESSION = ("CHECK ", "EXCLUDE ")
 _INDEXED = ("PRIMARY KEY ", "UNIQUE ", "EXCLUDE ")
 
-# Whatever stands in the condition, and in the arguments behind it.
+# All names in the condition, and in the arguments after it.
 _WHEN = r" FOR EACH (?:ROW|STATEMENT) WHEN (\(.*\)) EXECUTE FUNCTION [^']*\((?:E?'(?:[^']|'')*'(?:, )?)*\)$"
 
 _HEAD = Path(__file__).with_suffix(".sql")
@@ -102,7 +103,7 @@ class _Writer:
         self.schema = schema
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
-        """Tests by what they are about: a relation with all that stands on it, or an object by itself."""
+        """Tests by what they are about: a relation with all that belongs to it, or an object by itself."""
         found: dict[str, list[str]] = {}
         for ref, attributes in self.declared.objects.items():
             mark = self.declared.marks.get(ref, _WHOLE)
@@ -156,7 +157,7 @@ class _Writer:
         return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
     def _speaks_of(self, key: str, attributes: Attributes, mark: Mark) -> bool:
-        """Return true if the spec says something of an attribute: it gives it, or leaves out what stands for its default."""
+        """Return true if the spec says something of an attribute: it gives it, or leaves out what means its default."""
         return key in attributes or mark is _WHOLE or key in mark.spoken_of
 
     def _on(self, root: str, kind: str) -> Iterator[tuple[str, Attributes]]:
@@ -198,7 +199,7 @@ class _Writer:
 
     @staticmethod
     def _if_role(role: str, test: str) -> str:
-        """Roles belong to the whole server, and one that is missing is no fault of this database."""
+        """Roles belong to the whole server, and one that is missing is not a fault of this database."""
         there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
         return f"CASE WHEN {there} THEN {test} ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
 
@@ -309,7 +310,7 @@ class _Writer:
         elif self._speaks_of("default", attributes, mark) and not attributes.get("identity"):
             yield f"col_hasnt_default({pair}, {text(name)}, {text(f'{said} has no default')})"
 
-    # --- what stands on relations ------------------------------------------------------------------------------------
+    # --- what belongs to relations -----------------------------------------------------------------------------------
 
     def _constraint(self, ref: ObjectRef, root: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
         name, said, table = self._bare(ref.name), one_line(ref.path), self._oid(root)
@@ -570,10 +571,11 @@ class _Writer:
             )
         else:
             where = self._is(of)
-        default = f"acldefault('{usual}', {owner})" if owner else "NULL"
+        plain = default = f"acldefault('{usual}', {owner})" if owner else "NULL"
         if kind == "schema":  # initdb gives rights on public, in each version others
-            default = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {default})"
-        given = [f"coalesce({acl}, {default})", f"{default}::aclitem[]"]
+            initial = f"coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass AND objoid = oid), {plain})"
+            default = f"CASE WHEN nspname = 'public' THEN {RIGHTS_ON_PUBLIC} ELSE {initial} END"
+        given = [f"coalesce({acl}, {plain})", f"({default})::aclitem[]"]
         if ref.kind == "revocation":
             given.reverse()
         rights = f"(SELECT pg_temp.rights({', '.join(given)}, {text(role)}) FROM {catalog} WHERE {where})"
@@ -612,6 +614,6 @@ class _Writer:
 
 
 def _called(signature: str) -> tuple[str, str]:
-    """Name and what stands in the parentheses behind it."""
+    """The name, and the text in the parentheses after it."""
     match = _CALL.fullmatch(signature)
     return (match[1], match[2]) if match else (signature, "")

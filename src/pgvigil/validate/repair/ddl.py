@@ -86,7 +86,7 @@ def grant(right: ObjectRef, attributes: Attributes, give: bool) -> str:
         verb = (
             f"GRANT {', '.join(names)} ON {place} TO {role}{' WITH GRANT OPTION' * option};"
             if give
-            else f"REVOKE {', '.join(names)} ON {place} FROM {role};"
+            else f"REVOKE {', '.join(names)} ON {place} FROM {role}{' CASCADE' * option};"  # what was passed on goes too
         )
         statements.append(verb)
     return "\n".join(statements)
@@ -127,7 +127,7 @@ def setting(label: str, value: str | None) -> str:
 
 
 def create(ref: ObjectRef, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
-    """All it takes to make the object, comment included; `columns` are those of a table. "" if it cannot be told."""
+    """All it takes to make the object, comment included; `columns` are those of a table. "" if that is not known."""
     kind, label = ref.kind, ref.label
     makers: dict[str, Callable[[], str]] = {
         "schema": lambda: f"CREATE SCHEMA {label};",

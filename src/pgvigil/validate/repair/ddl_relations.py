@@ -1,4 +1,4 @@
-"""CREATE of tables and views and of what stands on them, and the attributes that a table gets by ALTER."""
+"""CREATE of tables and views and of what belongs to them, and the attributes that a table gets by ALTER."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
 
 def ordered(pieces: list[tuple[ObjectRef, str, bool]]) -> list[str]:
     """Statements for objects, so that what makes an object goes before what names it. Those that remove one come first, but
-    for what others may stand on until they are repaired: that goes last, unless its name is wanted.
+    for what others may depend on until they are repaired: that goes last, unless its name is wanted.
     """
     # A foreign key comes after the key that it references.
     left = sorted(pieces, key=lambda piece: (*_rank(piece[0], removed=piece[2]), " FOREIGN KEY " in piece[1]))

@@ -52,7 +52,7 @@ class Repairs:
         self.found = found
 
     def make(self, ref: ObjectRef, *, anew: bool = False) -> str:
-        """A missing object; of a relation, all that stands on it. `anew`: of what was just dropped."""
+        """A missing object; of a relation, all that belongs to it. `anew`: of what was just dropped."""
         root = self.roots.get(ref, "")
         attributes = self.expected[ref]
         kind = ref.kind
@@ -177,9 +177,9 @@ class Repairs:
         if not str(self.expected[column].get("default")).startswith("nextval("):
             return "\n".join(serial)
         default = f"ALTER TABLE {root} ALTER COLUMN {name} SET DEFAULT {self.expected[column]['default']};"
-        return "\n".join([*serial, default, self._goes_on(column, attributes)])
+        return "\n".join([*serial, default, self._continued(column, attributes)])
 
-    def _goes_on(self, column: ObjectRef, sequence: Attributes) -> str:
+    def _continued(self, column: ObjectRef, sequence: Attributes) -> str:
         name = column.name
         return (
             f"SELECT setval({sql_text.literal(self._beside(column, sequence))}, coalesce(max({name}), {sequence['start']}), "
@@ -264,7 +264,7 @@ class Repairs:
         return lines
 
     def _of(self, ref: ObjectRef) -> list[str]:
-        """Rights on an object that stands on no relation."""
+        """Rights on an object that belongs to no relation."""
         rights = [other for other in self.expected if other.kind in ("grant", "revocation") and other.of == ref]
         return [self._created(other, "", self.expected[other]) for other in rights]
 
@@ -278,7 +278,7 @@ class Repairs:
 
     def _completed(self, ref: ObjectRef, root: str, found: Attributes, keys: list[str]) -> str:
         """An index or key of a partitioned table, as it is wanted, with those of the partitions."""
-        wanted = {
+        expected_names = {
             self.roots[one]
             for one, of in self.expected.items()
             if one.kind == ref.kind and of.get("attached") == ref.name
@@ -286,7 +286,7 @@ class Repairs:
         occupied = any(
             one.kind == ref.kind and of.get("attached") == ref.name and one not in self.expected
             for one, of in self.found.objects.items()
-            if self.found.roots[one] in wanted
+            if self.found.roots[one] in expected_names
         )
         if keys == ["valid"] and not occupied and (parts := self._attached(ref, root)):
             return "\n".join(parts)
@@ -490,7 +490,7 @@ class Repairs:
             return self.change(of_view, ["definition"]) if of_view in self.expected else ""
         foreign = self.found.objects.get(table(root), {}).get("kind") == "foreign table"
         lines: list[str] = []
-        goes_on = ""
+        increments = ""
         all_keys = keys
         if "identity" in keys and "identity" not in expected:  # no default can be beside it
             keys = ["identity", *(key for key in keys if key != "identity")]
@@ -500,7 +500,7 @@ class Repairs:
                 lines.append(self._sequence_of(ref, self.expected[sequence]))
                 keys = [key for key in keys if key not in ("identity", "default")]
             elif sequence in self.expected:
-                goes_on = self._goes_on(ref, self.expected[sequence])
+                increments = self._continued(ref, self.expected[sequence])
         elif "identity" in keys and "identity" not in found and "default" in found:
             owned = self.found.details.get(ref.owned_sequence, {}).get("name")
             drop = sql_text.remark(f"DROP SEQUENCE {owned};") if owned else ""
@@ -509,7 +509,7 @@ class Repairs:
         for key in keys:
             lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
         if "identity" in all_keys:  # its sequence is another
-            lines += [goes_on, *self._of(ref.owned_sequence)]
+            lines += [increments, *self._of(ref.owned_sequence)]
         made = "\n".join(dict.fromkeys(line for line in lines if line))  # two attributes may have one repair
         if not {"type", "collation"} & set(keys):
             return made
@@ -519,14 +519,14 @@ class Repairs:
         return self._without(named, made)
 
     def _without(self, views: list[ObjectRef], change: str) -> str:
-        """A change that the server refuses while these views stand: they go before it, and are made again after it."""
+        """A change that the server refuses while these views exist: they go before it, and are made again after it."""
         if not all(one in self.expected for one in views):
             return ""
         first = [ddl.drop(one, one.label, self.found.objects[one]) for one in reversed(views)]
         return "\n".join([*first, change, *map(self.make, views)])
 
     def _readers(self, of: ObjectRef) -> list[ObjectRef]:
-        """The views that stand on a relation, each after those that it reads."""
+        """The views that depend on a relation, each after those that it reads."""
         readers: list[ObjectRef] = []
         raw = f"{unquoted(of.schema) if of.schema else self.found.schema}.{unquoted(of.name)}"
         for ref, details in self.found.details.items():
@@ -550,7 +550,7 @@ class Repairs:
         return "\n".join(lines)
 
     def _replaceable(self, label: str, expected: Attributes, found: Attributes) -> bool:
-        """Return true if a view has the columns it should have, so that nothing that stands on it has to go."""
+        """Return true if a view has the columns it should have, so that nothing that depends on it has to go."""
         columns = [ObjectRef.on("column", label, name) for name in expected.get("order", ())]
         same = all(
             self.expected[one].get(key) == self.found.objects.get(one, {}).get(key)

@@ -56,7 +56,7 @@ _FLAGS = {
 LONG = ("body", "definition", "comment")
 
 
-def phrase(ref: ObjectRef, key: str, attributes: Attributes) -> str:
+def attribute(ref: ObjectRef, key: str, attributes: Attributes) -> str:
     """One attribute, or its absence, in words."""
     kind = ref.kind
     value = attributes.get(key)
@@ -87,7 +87,7 @@ def _text(key: str, value: Any) -> str:
     return str(canonical(key, value))
 
 
-def whole(ref: ObjectRef, attributes: Attributes) -> str:
+def in_one_line(ref: ObjectRef, attributes: Attributes) -> str:
     """An object in one line."""
     kind = ref.kind
     if kind == "column":

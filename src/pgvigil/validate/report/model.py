@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pgvigil.validate.catalog.object_ref import ObjectRef
 
@@ -43,11 +43,13 @@ class Finding:
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
         """Return the details besides kind and object, each under its label."""
+        from pgvigil.visible_sql import visible_sql  # for which a verdict has no time where there is no finding
+
         for label, text in (
             ("expected", self.expected),
             ("found", self.found),
             ("and so", ", ".join(self.also)),
-            ("fix", in_one_transaction(self.fix)),
+            ("fix", visible_sql(in_one_transaction(self.fix))),
         ):
             if text:
                 yield label, text
@@ -55,27 +57,24 @@ class Finding:
 
 def in_one_transaction(fix: str) -> str:
     """Statements of which the first takes away what a later one makes again: all of them, or none."""
-    takes = any(line.startswith(("DROP ", "ALTER TABLE ")) and _TAKES.search(line) for line in fix.splitlines())
+    takes = any(line.startswith(("DROP ", "ALTER TABLE ")) and re.search(_TAKES, line) for line in fix.splitlines())
     several = fix.count(";\n") > 0
     return f"BEGIN;\n{fix}\nCOMMIT;" if takes and several and not outside_transactions(fix) else fix
 
 
 def outside_transactions(fix: str) -> bool:
     """Return true if a statement in it refuses to run in a transaction."""
-    return bool(_OUTSIDE.search(fix))
+    return bool(re.search(_OUTSIDE, fix, re.MULTILINE))
 
 
-_TAKES = re.compile(r"^DROP |\b(DROP|DETACH|DISABLE)\b")
-_OUTSIDE = re.compile(
-    r"^(CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY|REINDEX INDEX|ALTER SYSTEM|CALL) ", re.MULTILINE
-)
+_TAKES = r"^DROP |\b(DROP|DETACH|DISABLE)\b"
+_OUTSIDE = r"^(CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY|REINDEX INDEX|ALTER SYSTEM|CALL) "
 
 
-REPLACED = "start-up of the application"  # what a note about these is told of
+REPLACED = "start-up of the application"  # the object of a note about these
 
 
-@dataclass(frozen=True)
-class Unchecked:
+class Unchecked(NamedTuple):
     """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
 
     objects: str

@@ -11,7 +11,7 @@ from pgvigil.validate.spec.declaration import Declaration
 
 
 def with_source_line(declared: Declaration, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The findings with the line of their entry; what stands undeclared on a table or view, with the line of that."""
+    """The findings with the line of their entry; an undeclared part of a table or view has the line of that."""
     relations = {ref.label: line for ref, line in declared.lines.items() if ref.kind in ("table", "view")}
     for finding in findings:
         line = finding.line or _line(declared.lines, relations, ObjectRef.parse(finding.object))

@@ -42,7 +42,7 @@ def read(name: str) -> str | None:
 
 
 def write(name: str, text: str) -> None:
-    """Whole or not at all, and only for its owner; a directory that is not ours or cannot be written to is no error."""
+    """Whole or not at all, and only for its owner; a directory that is not ours or cannot be written to is not an error."""
     with suppress(OSError, RuntimeError):
         folder = directory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def write(name: str, text: str) -> None:
 
 
 def _prune(folder: Path) -> None:
-    """Removes the oldest files that we wrote; what else lies there is not ours to remove."""
+    """Removes the oldest files that we wrote; other files there are not ours to remove."""
     ours = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another process was quicker

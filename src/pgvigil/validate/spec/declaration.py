@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pgvigil.validate.catalog.identifiers import unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef
@@ -22,7 +23,7 @@ class Partitions:
     names: tuple[str, ...]  # suffixes of a partition's name, with YYYY, MM, DD and HH for its start: `_pYYYYMM`
     default: str = ""  # suffix of the default partition's name
     present: bool = False  # there must be one for the present time
-    repair: str = ""  # SQL that makes what is missing; {table} stands for the table
+    repair: str = ""  # SQL that makes what is missing; {table} is replaced by the table
     line: int = 0
 
     def __post_init__(self) -> None:
@@ -30,8 +31,7 @@ class Partitions:
             raise ValueError(f"{wrong[0]!r} does not say when the partition starts (YYYY, MM, DD)")
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """The parts of a hand-written spec besides an object's attributes."""
 
     spoken_of: frozenset[str]  # attributes that are compared
@@ -45,7 +45,7 @@ _BY_REF = ("objects", "marks", "bodies")
 
 @dataclass(frozen=True)
 class Declaration:
-    """`roots` names the relation an object stands on. Without a mark all attributes of an object are compared."""
+    """`roots` names the relation an object belongs to. Without a mark all attributes of an object are compared."""
 
     name: str
     schemas: tuple[str, ...]

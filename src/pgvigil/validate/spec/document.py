@@ -44,13 +44,13 @@ def spelt(text: str) -> str:
 
 
 def words(*texts: str) -> set[str]:
-    """The identifiers in some expressions, near enough to tell which columns they can mean."""
+    """The identifiers in some expressions, near enough to find which columns they can mean."""
     return {word for text in texts for word in WORD.findall(text)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    type: str  # as format_type prints it; varchar, timestamptz, int, bool and decimal stand for their long names
+    type: str  # as format_type prints it; varchar, timestamptz, int, bool and decimal are short for their long names
     nullable: bool | Literal["any"] = True  # `any`: not compared
     default: str | None = None  # expression as the server prints it; `any`: not compared
     identity: Literal["ALWAYS", "BY DEFAULT"] | None = None  # its sequence is `of table.column`
@@ -124,7 +124,7 @@ class Constraint:
         return (match[1], tuple(column.strip() for column in match[2].split(","))) if match else ("", ())
 
     def names(self, columns: dict[str, Column]) -> set[str]:
-        """The columns of its table that it stands on."""
+        """The columns of its table that it depends on."""
         return set(self.columns) or words(re.sub("'[^']*'", "", self.check)) & columns.keys()
 
 
@@ -184,7 +184,7 @@ class Trigger:
 @dataclass(frozen=True, kw_only=True)
 class Table:
     columns: dict[str, Column] = field(default_factory=dict)  # by name, in order
-    owner: Literal["application", "ours"] = "ours"  # application: others may add to it, and are told, not failed
+    owner: Literal["application", "ours"] = "ours"  # application: others may add to it, and are noted, not failed
     kind: Literal["table", "partitioned table", "foreign table"] = "table"
     partition_by: str = ""  # as pg_get_partkeydef prints it: `RANGE (id)`
     partition_of: str = ""  # the table of which it is a partition
@@ -427,8 +427,8 @@ class Operator:
 @dataclass(frozen=True, kw_only=True)
 class Ignore:
     objects: str  # pattern of paths: `table pgvigil.legacy_*`
-    reason: str  # told with each object it covers
-    rare: bool = False  # that it covers nothing is no news
+    reason: str  # shown with each object it covers
+    rare: bool = False  # that it covers nothing is not reported
     line: int
 
     def covers(self, path: str) -> bool:
@@ -437,7 +437,7 @@ class Ignore:
 
 @dataclass(frozen=True, kw_only=True)
 class Later:
-    """Objects that only a migration outside a transaction brings or settles."""
+    """Objects that only a migration outside a transaction makes or completes."""
 
     revision: str  # the migration that brings them
     objects: tuple[str, ...]  # patterns of paths: `index sessions.*`
@@ -449,7 +449,7 @@ class Later:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The file as it lies on disk."""
+    """The file as it is on disk."""
 
     spec: Literal["1"]  # version of this language
     schemas: tuple[str, ...]  # covered whole; {schema} is the application's
@@ -458,7 +458,7 @@ class Document:
     everything: bool = False  # there are no other schemas, and what belongs to no schema is compared
     database: str = ""  # that it was dumped from: of a copy by another name, settings and rights are notes
     major: int = 0  # of the server that printed a complete spec
-    roles: tuple[str, ...] = ()  # of the whole server; a missing one is told, not failed
+    roles: tuple[str, ...] = ()  # of the whole server; a missing one is noted, not failed
     ignore: tuple[Ignore, ...] = ()  # what may be there, and why
     later: tuple[Later, ...] = ()  # what only a migration outside a transaction brings
     extensions: dict[str, Extension] = field(default_factory=dict)  # by name

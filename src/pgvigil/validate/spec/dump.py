@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from pgvigil.errors import PreconditionError
+from pgvigil.text import UNSEEN, spelt_out
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Scope, Snapshot, all_schemas, snapshot
@@ -49,7 +50,7 @@ _FIRST = (
 
 
 def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> str:
-    """The first schema is the application's: what lies there is written without a schema. None named: all."""
+    """The first schema is the application's: its objects are written without a schema. None named: all."""
 
     names = list(dict.fromkeys(schemas)) or all_schemas(conn) or ["public"]
     found = snapshot(conn, Scope(tuple(names), everywhere=not schemas), names[0])
@@ -63,7 +64,7 @@ def dump_spec(conn: Connection, schemas: list[str], *, json: bool = False) -> st
         return json_module.dumps(document, indent=1) + "\n"
     import yaml
 
-    return "# Written by `pgvigil spec dump`; read by `pgvigil validate --spec FILE`.\n" + str(
+    return "# Written by `pgvigil spec dump`; read by `pgvigil validate --spec FILE`.\n" + spelt_out(
         yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=140)
     )
 
@@ -140,7 +141,10 @@ def _dumper() -> Any:
 
     def text(dumper: Any, value: str) -> Any:
         # A line of a block that begins with :: would be a command to a CI system that shows it.
-        style = '"' if re.search(r"^\s*::", value, re.MULTILINE) else "|" if "\n" in value else None
+        # In double quotes alone a character can be written as an escape.
+        style = (
+            '"' if re.search(r"^\s*::", value, re.MULTILINE) or UNSEEN.search(value) else "|" if "\n" in value else None
+        )
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

@@ -1,7 +1,7 @@
 """A spec as a snapshot: objects, with the attributes a database that meets it has.
 
 The short forms of a spec written by hand (`primary_key: [id]`, `keys: [a, b DESC]`) become what the server prints. A spec
-written by hand says only part: `marks` tells what of each object it speaks of.
+written by hand says only part: `marks` has the attributes of each object that it declares.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _value(kind: Any) -> dict[str, Any]:
 
 
 def _reached(cls: type) -> set[type]:
-    """The dataclasses that stand in a dataclass, at any depth."""
+    """The dataclasses that are in a dataclass, at any depth."""
     found: set[type] = set()
     waiting: list[Any] = [kind for _, kind in yaml_binding.grammar(cls)[0].values()]
     while waiting:

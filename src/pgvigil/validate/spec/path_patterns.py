@@ -1,7 +1,7 @@
 """Patterns of paths: kind, names, the rest, and the role of a right are matched each for itself.
 
-A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is no table, and no rule for
-tables covers it.
+A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is not a table, and a rule for
+tables does not cover it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from pgvigil.validate.catalog.identifiers import unquoted
 
-# Words that may stand between the first one of a path and the name of its object.
+# Words that may be between the first one of a path and the name of its object.
 _WORDS = frozenset(
     """
     on in of schema table view sequence column constraint index trigger function procedure aggregate window event type
@@ -61,9 +61,9 @@ def parsed(path: str) -> Path:
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Return true if a rule is about the object. A last name that ends in `*` covers what stands on the object as well."""
+    """Return true if a rule is about the object. A last name that ends in `*` covers what belongs to the object as well."""
     expected, there = parsed(pattern), parsed(path)
-    if not expected.kind:  # without a kind: any object that has such a name, stands on one, or is of one
+    if not expected.kind:  # without a kind: any object that has such a name, belongs to one, or is of one
         plain = _QUOTED.sub('""', there.rest)
         return pattern == "*" or any(fnmatchcase(text, pattern) for text in (*there.names, plain))
     if not (fnmatchcase(there.kind, expected.kind) and expected.names):

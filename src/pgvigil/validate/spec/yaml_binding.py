@@ -98,7 +98,7 @@ def _json(text: str) -> yaml.Node:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object with its keys as they stand, twice if they do."""
+    """An object with its keys as they are written, twice if they are."""
 
 
 class Binder:

@@ -17,12 +17,12 @@ FORMATS = tuple(registry.modules("validate.report.formats"))
 
 
 def render(report: Report, format: str = "text", *, spec: Path | None = None, colour: bool = False) -> str:
-    """The report without a newline at its end. `spec` is where the file lies, for the forms that point into it."""
+    """The report without a newline at its end. `spec` is the path of the file, for the forms that point into it."""
     if format == "text":
         return text.render(report, colour=colour)
     # Imported when wanted: a verdict in plain text must not wait for an XML library.
-    told: str = import_module(f"{__name__}.{format}").render(report, address(spec) if spec else report.spec)
-    return told
+    rendered: str = import_module(f"{__name__}.{format}").render(report, address(spec) if spec else report.spec)
+    return rendered
 
 
 def address(spec: Path) -> str:

@@ -1,4 +1,4 @@
-"""Workflow commands of GitHub Actions: each finding stands beside its line of the spec in the pull request."""
+"""Workflow commands of GitHub Actions: each finding is shown at its line of the spec in the pull request."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def render(report: Report, spec: str) -> str:
         "counts": {kind: report.counts.get(kind, 0) for kind in KINDS},
         "findings": [_plain(finding) for finding in report.findings],
         "notes": [_plain(note) for note in report.notes],
-        "unchecked": [asdict(item) for item in report.unchecked],
+        "unchecked": [item._asdict() for item in report.unchecked],
         "seen": report.seen,
         "compared": report.compared,
         "database": report.database,

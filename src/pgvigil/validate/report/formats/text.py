@@ -78,7 +78,7 @@ class _Page:
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:
-    """A text beside its label. Further lines stand behind a bar: none can pass for a command to the CI system."""
+    """A text beside its label. Further lines begin with a bar: none can pass for a command to the CI system."""
     first, *rest = text.split("\n")
     yield f"{_INDENT}{label:<{_LABEL}}  {one_line(first)}"
     for line in rest:

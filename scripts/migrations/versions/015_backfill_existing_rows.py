@@ -1,4 +1,4 @@
-"""Existing rows: checks validated, leftovers copied"""
+"""Existing rows: dormancy and counters filled in, rows of legacy tables copied"""
 
 from pgvigil.migration.apply import sql_file
 

@@ -1,4 +1,4 @@
-"""What an earlier attempt left under our names is moved aside"""
+"""Tables and views of an earlier attempt that have our names are moved aside"""
 
 from pgvigil.migration.apply import sql_file
 

@@ -1,0 +1,48 @@
+"""What was renamed, and whether anything can have been."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pgvigil.validate.catalog.object_ref import ObjectRef
+from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
+from pgvigil.validate.spec.declaration import Mark
+
+RENAMED = "renamed? "
+
+
+class Rename(NamedTuple):
+    ref: ObjectRef  # as it is wanted
+    there: ObjectRef  # as it is
+    expected: str
+    found: str
+    fix: str
+    different: bool = False  # it has its name, and another owner
+
+
+class Renames:
+    def __init__(self, found: Snapshot, *, nothing_differs: bool = False) -> None:
+        self.found = found  # under the names that are wanted
+        self.list: list[Rename] = []
+        self.relations: dict[str, str] = {}  # label that is wanted → label that it has
+        self.nothing_differs = nothing_differs
+
+    def real(self, root: str) -> str:
+        return self.relations.get(root, root)
+
+
+def unless_any(expected: dict[ObjectRef, Attributes], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames | None:
+    """No renames, where that is seen at once; None where they have to be searched for."""
+    if expected == found.objects:
+        return Renames(found, nothing_differs=True)
+    missing = expected.keys() - found.objects.keys()
+    relabelled = any(
+        ref.kind == "type" and of.get("labels") != found.objects.get(ref, of).get("labels")
+        for ref, of in expected.items()
+    )
+    others = not marks and any(
+        ref.of_column and of.get("name") != found.objects.get(ref, of).get("name") for ref, of in expected.items()
+    )
+    if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
+        return Renames(found)
+    return None
