@@ -3098,7 +3098,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    -- Not as the role, the database or the server sets it. At once: reading a variable may take a snapshot.
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -3753,7 +3753,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'b8508d8a6d12c9646638d5bf7cbf95e48e5a315a0c2bbc42efe24bea4c6d9358', 'd3a2d2ab885286a8bd6df86066814c4c594e3ee50d1aeb219ca75807c392007c', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '45892d48c4a03d1d8d714397219d90225443ce6daf1eefcdc2a9eabbc0fa2eb4', '616a2e9110335b6610f4b7ed34c7f220a811fc7e54aa738a8a608f02ba696701', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

@@ -1057,7 +1057,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    -- Not as the role, the database or the server sets it. At once: reading a variable may take a snapshot.
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
