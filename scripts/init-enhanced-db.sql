@@ -1244,9 +1244,9 @@ DO $$ BEGIN PERFORM pgvigil.record_migration('002', '002_legacy_tables', current
 --
 -- The list of event types is the domain's, and the CHECK asks the domain: every statement reads the text of a CHECK
 -- again, and a list in it costs an INSERT 8 us more (of 15). The column itself has a plain type, because a view that an
--- application makes itself shows it.
-CREATE DOMAIN pgvigil.event_type AS text CONSTRAINT event_type_check
-    CHECK (VALUE = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
+-- application makes itself shows it. The domain is of that same type: a cast in between is read again as well.
+CREATE DOMAIN pgvigil.event_type AS varchar(50) CONSTRAINT event_type_check
+    CHECK (VALUE::text = ANY ('{created,expired,archived,dormant,reactivated,status_changed,'
                         'expiration_scheduled,deleted}'::text[]));
 -- The page on the schema is made of these lines: type, change, and what event_data holds besides actor.
 COMMENT ON DOMAIN pgvigil.event_type IS 'Events in the life of a session
@@ -1369,7 +1369,7 @@ CALL pg_temp.pgvigil_run($run$COMMENT ON TABLE "{app}".performance_logs_default 
 -- Half of all the work: left out by the validator, which loads this only to read it back.
 DO $quietly$ BEGIN PERFORM pgvigil.ensure_partitions(parent_table) FROM pgvigil.partition_policies
 WHERE current_setting('pgvigil.only_to_read', true) IS DISTINCT FROM 'on'; END $quietly$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'fcf17a4d4526a89466692c9f9ac562fc4c7df1348c885759f797b4cae8c97bf1', '1de0891dd00f6e0731f3f0bb7e431cd26cd0459392135bbb4505b53ef2e4d5db', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('003', '003_monitoring_tables', current_setting('pgvigil.schema'), false, 'b4ee81f9a8d9c904b13d8aa471f897311baf15241d1105ef48de9671cfff8a16', '9e5767bf04c5825890d32be1e1be6f7b45921e8b72a6e7cc6a034dcf7a0ead93', 0, '0.1.0'); END $$;
 
 -- ---------- 004_session_triggers.sql ----------------------------------------------------------------------------
 -- BEFORE/AFTER triggers on sessions, one guard on each child. None has a WHEN clause on the hot path: a WHEN is parsed
@@ -1499,6 +1499,7 @@ END $$;
 -- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
 -- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
 -- update. No SET search_path, another twentieth: as above, all is qualified.
+-- session_user is cast by itself: beside varchar, an array would become one of type name, which cuts texts at 63 bytes.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -1509,15 +1510,16 @@ DECLARE
     details  pg_catalog.jsonb;
 BEGIN
     -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none,
-    -- RETURN NULL is one.
+    -- RETURN NULL is one. AND and NOT are cheaper than an operator: whether the owner may execute that is looked up.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
-       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND NOT NEW.is_dormant AND NOT OLD.is_dormant
        AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
                     NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
-                                                 'actor', pgvigil.actor(), 'session_user', session_user]);
+                                                 'actor', pgvigil.actor(),
+                                                 'session_user', session_user::pg_catalog.text]);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, 'status_changed', details);
         RETURN NEW;
@@ -1532,7 +1534,8 @@ BEGIN
             VALUES (event_id, NEW.id, 'expired', details);
         ELSE
             details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
-                                                     'actor', pgvigil.actor(), 'session_user', session_user]);
+                                                     'actor', pgvigil.actor(),
+                                                     'session_user', session_user::pg_catalog.text]);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
             VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
@@ -1586,7 +1589,8 @@ AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
-           'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
+           'retention_policy', s.retention_policy, 'actor', pgvigil.actor(),
+           'session_user', session_user::pg_catalog.text])
     FROM new_sessions s;
     RETURN NEW;  -- it is ignored, and costs no expression
 END $$$run$);
@@ -1635,10 +1639,11 @@ BEGIN
     -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
-        IF archived IS NULL THEN
-            IF NOT FOUND THEN
-                PERFORM pgvigil.require_all_rows();
-            END IF;
+        IF FOUND AND archived IS NULL THEN
+            RETURN NEW;
+        END IF;
+        IF NOT FOUND THEN
+            PERFORM pgvigil.require_all_rows();
             RETURN NEW;
         END IF;
         of_session := NEW.session_id;
@@ -1705,7 +1710,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '99a5aba7451aeda45979e3e47ff8ba2489b94854bb11b3880c5643710a9b4349', '5d7d436c3896f3364fcbdaab02ea86150111f2c906751e3e3aa2db42fece5b89', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'ef2d41d81b066dd82ebd6f8c592646e09e774a52e493fad90aa3b6f5a1b5b24d', '689f4c3ed923174aacf43b5bebf061bcb9c05d04351d63d64acf1eb002b81506', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -2122,9 +2127,10 @@ DECLARE
     body text;
 BEGIN
     SELECT format('SELECT CASE %s ELSE interval ''%s hours'' END',
-                  string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''', policy,
-                                    active_hours),
-                             ' ' ORDER BY policy COLLATE "C"),
+                  coalesce(string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''',
+                                             policy, active_hours),
+                                      ' ' ORDER BY policy COLLATE "C") FILTER (WHERE policy <> 'standard'),
+                           'WHEN false THEN NULL'),
                   max(active_hours) FILTER (WHERE policy = 'standard'))
     INTO body FROM pgvigil.retention_policies;
     EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'
@@ -3753,7 +3759,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '45892d48c4a03d1d8d714397219d90225443ce6daf1eefcdc2a9eabbc0fa2eb4', '616a2e9110335b6610f4b7ed34c7f220a811fc7e54aa738a8a608f02ba696701', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'cc1d8b62b386d987da658ca0d90aa75db2b64542f9a7247c5fc768e9987a5bf1', 'd22808aa071deffe82fbd8b21cb2694e712dd27b50b44522557df2b1b6efbbcf', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

@@ -125,6 +125,7 @@ END $$;
 -- SERIALIZABLE every second writer failed. The contents of an event are put together in variables, which plpgsql
 -- compiles once a transaction; in the INSERT it would compile them for every row, a twelfth of the cost of a bulk
 -- update. No SET search_path, another twentieth: as above, all is qualified.
+-- session_user is cast by itself: beside varchar, an array would become one of type name, which cuts texts at 63 bytes.
 CREATE FUNCTION pgvigil.log_session_change() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -135,15 +136,16 @@ DECLARE
     details  pg_catalog.jsonb;
 BEGIN
     -- The common case by fewer expressions: nothing but the status changed, and not to 'expired'. RETURN NEW is none,
-    -- RETURN NULL is one.
+    -- RETURN NULL is one. AND and NOT are cheaper than an operator: whether the owner may execute that is looked up.
     IF NEW.status OPERATOR(pg_catalog.<>) OLD.status AND NEW.status OPERATOR(pg_catalog.<>) 'expired'
-       AND NEW.is_dormant OPERATOR(pg_catalog.=) OLD.is_dormant
+       AND NOT NEW.is_dormant AND NOT OLD.is_dormant
        AND coalesce(NEW.expires_at OPERATOR(pg_catalog.=) OLD.expires_at,
                     NEW.expires_at IS NULL AND OLD.expires_at IS NULL)
        AND NEW.archived_at IS NULL AND OLD.archived_at IS NULL THEN
         event_id := pgvigil.uuid_v7();
         details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
-                                                 'actor', pgvigil.actor(), 'session_user', session_user]);
+                                                 'actor', pgvigil.actor(),
+                                                 'session_user', session_user::pg_catalog.text]);
         INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
         VALUES (event_id, NEW.id, 'status_changed', details);
         RETURN NEW;
@@ -158,7 +160,8 @@ BEGIN
             VALUES (event_id, NEW.id, 'expired', details);
         ELSE
             details := pg_catalog.jsonb_object(ARRAY['old_status', OLD.status, 'new_status', NEW.status,
-                                                     'actor', pgvigil.actor(), 'session_user', session_user]);
+                                                     'actor', pgvigil.actor(),
+                                                     'session_user', session_user::pg_catalog.text]);
             INSERT INTO "{app}".session_lifecycle (id, session_id, event_type, event_data)
             VALUES (event_id, NEW.id, 'status_changed', details);
         END IF;
@@ -212,7 +215,8 @@ AS $$
 BEGIN
     INSERT INTO "{app}".session_lifecycle (session_id, event_type, event_data)
     SELECT s.id, 'created', pg_catalog.jsonb_object(ARRAY['agent_from', s.agent_from, 'agent_to', s.agent_to,
-           'retention_policy', s.retention_policy, 'actor', pgvigil.actor(), 'session_user', session_user])
+           'retention_policy', s.retention_policy, 'actor', pgvigil.actor(),
+           'session_user', session_user::pg_catalog.text])
     FROM new_sessions s;
     RETURN NEW;  -- it is ignored, and costs no expression
 END $$;
@@ -261,10 +265,11 @@ BEGIN
     -- A child always has its session: one that is not found here is hidden, if the statement does not fail anyway.
     IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
         SELECT archived_at INTO archived FROM "{app}".sessions WHERE id OPERATOR(pg_catalog.=) NEW.session_id;
-        IF archived IS NULL THEN
-            IF NOT FOUND THEN
-                PERFORM pgvigil.require_all_rows();
-            END IF;
+        IF FOUND AND archived IS NULL THEN
+            RETURN NEW;
+        END IF;
+        IF NOT FOUND THEN
+            PERFORM pgvigil.require_all_rows();
             RETURN NEW;
         END IF;
         of_session := NEW.session_id;

@@ -81,9 +81,10 @@ DECLARE
     body text;
 BEGIN
     SELECT format('SELECT CASE %s ELSE interval ''%s hours'' END',
-                  string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''', policy,
-                                    active_hours),
-                             ' ' ORDER BY policy COLLATE "C"),
+                  coalesce(string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''',
+                                             policy, active_hours),
+                                      ' ' ORDER BY policy COLLATE "C") FILTER (WHERE policy <> 'standard'),
+                           'WHEN false THEN NULL'),
                   max(active_hours) FILTER (WHERE policy = 'standard'))
     INTO body FROM pgvigil.retention_policies;
     EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'

@@ -1,6 +1,6 @@
 -- Each change in a session's state leaves exactly one event of the right type with the right payload.
 BEGIN;
-SELECT plan(51);
+SELECT plan(53);
 SET LOCAL pgvigil.actor = 'tester';
 
 CREATE FUNCTION pg_temp.events(key text) RETURNS text LANGUAGE sql AS $$
@@ -17,6 +17,15 @@ SELECT is(pg_temp.last_event('a'), '{"agent_from": "x", "agent_to": "y", "retent
 INSERT INTO sessions (session_key, agent_from) VALUES ('b', 'x'), ('c', 'x'), ('d', 'x');
 SELECT is(pg_temp.events('c'), 'created', 'a multi-row insert leaves one created event a row');
 SELECT is(pg_temp.last_event('c') -> 'agent_to', 'null'::jsonb, 'a missing agent_to is null');
+
+SET LOCAL pgvigil.actor = 'a person whose name and department take more than the sixty-three bytes of a type name';
+INSERT INTO sessions (session_key, agent_from, agent_to) VALUES ('long', repeat('x', 100), repeat('y', 100));
+SELECT is(pg_temp.last_event('long') - '{retention_policy,session_user}'::text[],
+          jsonb_build_object('agent_from', repeat('x', 100), 'agent_to', repeat('y', 100), 'actor', pgvigil.actor()),
+          'created carries long names whole');
+UPDATE sessions SET status = 'pending' WHERE session_key = 'long';
+SELECT is(pg_temp.last_event('long') ->> 'actor', pgvigil.actor(), 'so does a change of status');
+SET LOCAL pgvigil.actor = 'tester';
 
 UPDATE sessions SET metadata = '{"k": 1}' WHERE session_key = 'b';
 SELECT is(pg_temp.events('b'), 'created', 'a touch leaves no event');

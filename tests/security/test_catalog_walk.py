@@ -120,11 +120,11 @@ def unqualified(body: str) -> list[str]:
     code = code.replace("::interval", "")  # after a text: the grammar's own type, of pg_catalog
     grammar = "coalesce|ARRAY|AND|OR|NOT|IN|WHERE|VALUES|IF|session_lifecycle|session_counter_changes|interval"
     return [
-        *re.findall(r"[-+*/<>=~!@#%^&|]+|::\s*\w+", re.sub(r"RAISE EXCEPTION[^;]*", "", code)),
+        *re.findall(r"[-+*/<>=~!@#%^&|]+|::\s*(?!pg_catalog\.)\w+", re.sub(r"RAISE EXCEPTION[^;]*", "", code)),
         *re.findall(rf"(?<![.\w])(?!(?:{grammar})\b)\w+(?=\s*\()", code, flags=re.IGNORECASE),
         *re.findall(r"\bDISTINCT\b|\bNULLIF\b|\bIN\s*\(|\bLIKE\b|\bBETWEEN\b", code, flags=re.IGNORECASE),
         *re.findall(r"^\s+\w+ +(?:uuid|text|jsonb|bigint|record|integer);", code, flags=re.MULTILINE),
-        *re.findall(r"\b(?:FROM|INTO|JOIN)\s+(?!new_|archived_id)\w+\b(?!\.)", code),
+        *re.findall(r"\b(?:FROM|INTO|JOIN)\s+(?!new_|archived\b)\w+\b(?!\.)", code),
     ]
 
 

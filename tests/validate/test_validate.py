@@ -76,6 +76,12 @@ def test_edited_policies_are_no_drift(fresh: Any) -> None:
     assert named(look(fresh).findings) == []
 
 
+def test_a_standard_policy_alone_is_no_drift(fresh: Any) -> None:
+    fresh.execute("DELETE FROM pgvigil.retention_policies WHERE policy <> 'standard'")
+    assert "function pgvigil.active_time(text)" not in {finding.object for finding in look(fresh).findings}
+    assert fresh.execute("SELECT pgvigil.active_time('short') = '24 hours'") == [(True,)]
+
+
 def test_times_that_are_not_those_of_the_policies_are_found_and_mended_to_these(fresh: Any) -> None:
     fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short'")
     fresh.execute(

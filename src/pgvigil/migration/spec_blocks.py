@@ -54,7 +54,7 @@ def _rows(table: str, migrations: Sequence[Migration]) -> list[str]:
 
 def _event_types(_: str, migrations: Sequence[Migration]) -> list[str]:
     names = ",".join(event_types([migration.script for migration in migrations]))
-    return [f"event_type_check: CHECK ((VALUE = ANY ('{{{names}}}'::text[])))"]
+    return [f"event_type_check: CHECK (((VALUE)::text = ANY ('{{{names}}}'::text[])))"]
 
 
 def _later(_: str, migrations: Sequence[Migration]) -> list[str]:

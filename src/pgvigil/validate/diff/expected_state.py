@@ -43,11 +43,12 @@ def _active_time(policies: list[dict[str, Any]]) -> str:
     hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
     if not hours.get("standard"):
         return ""
-    cases = "".join(
-        f"WHEN policy OPERATOR(pg_catalog.=) {literal(policy)} THEN interval '{hours[policy]} hours' "
+    cases = " ".join(
+        f"WHEN policy OPERATOR(pg_catalog.=) {literal(policy)} THEN interval '{hours[policy]} hours'"
         for policy in sorted(hours)
+        if policy != "standard"
     )
-    return f"SELECT CASE {cases}ELSE interval '{hours['standard']} hours' END"
+    return f"SELECT CASE {cases or 'WHEN false THEN NULL'} ELSE interval '{hours['standard']} hours' END"
 
 
 def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: Attributes) -> tuple[Attributes, Mark]:
