@@ -48,7 +48,7 @@ WATCH = """
       const body = document.body;
       if (!body?.dataset.polled || [...document.querySelectorAll(".list")].some((one) => !one.dataset.loaded)) return;
       note("shown");
-      if (body.dataset.complete) note("complete");
+      if ("complete" in body.dataset) note("complete");
     }).observe(document, { subtree: true, childList: true, attributes: true });
     addEventListener("keydown", (event) => painted(() => { seen.key = performance.now() - event.timeStamp; }));
 """

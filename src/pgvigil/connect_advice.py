@@ -81,7 +81,7 @@ _ADVICE = (
         "cannot load: ALTER ROLE or ALTER DATABASE … RESET that setting.",
     ),
     (
-        "failed: ERROR: ",
+        r"failed: \w+: .*CONTEXT: .* function ",
         "A login event trigger of this database may refuse the connection (SELECT evtname FROM pg_event_trigger WHERE evtevent = "
         "'login'); a superuser gets in with PGOPTIONS='-c event_triggers=off'.",
     ),

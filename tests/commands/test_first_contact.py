@@ -240,6 +240,9 @@ def test_an_unknown_service_has_a_hint(call: Run) -> None:
     assert "PGSERVICEFILE" in done.stderr.partition("hint: ")[2]
 
 
+AT = 'connection to server at "h", port 1 failed: '
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -251,6 +254,11 @@ def test_an_unknown_service_has_a_hint(call: Run) -> None:
         ('no pg_hba.conf entry for host "h", user "u", database "d", no encryption', "sslmode=require"),
         ('no pg_hba.conf entry for host "h", user "u", database "d", SSL encryption', "pg_hba.conf"),
         ("received invalid response to SSL negotiation: H", "Something other than PostgreSQL"),
+        (f"{AT}FATAL: no logins today CONTEXT: PL/pgSQL function f() line 1 at RAISE", "login event trigger"),
+        (f'{AT}FATAL: could not access file "$libdir/plugins/x": No such file or directory', "local_preload_libraries"),
+        (f"{AT}FATAL: terminating connection due to transaction timeout", "A time limit"),
+        (f"{AT}FATAL: Datenbank »x« existiert nicht", "The server refused the connection"),
+        (f"{AT}Connection refused", "Check that the server is running"),
         ('could not translate host name "h" to address', "spelling"),
         ("connection timeout expired", "firewalls"),
         ("the database system is starting up", "Try again"),

@@ -93,3 +93,7 @@ CREATE TRIGGER t_w BEFORE INSERT ON unlog FOR EACH ROW WHEN (NEW.big <> ') EXECU
 CREATE TABLE "two
 lines" ("a
 b" int);
+CREATE SCHEMA shut;  -- where the owner of a view is not let in
+CREATE TABLE shut.inside (a int, b text);
+CREATE VIEW shut.seen AS SELECT b FROM shut.inside;
+ALTER VIEW shut.seen OWNER TO strange_role;

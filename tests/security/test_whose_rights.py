@@ -234,7 +234,13 @@ def test_what_the_owner_has_replaced_is_not_called_by_a_superuser(mined: Install
     mined.migrate()
     mined.as_owner(REPLACED[replaced])
     # Each asks the same function; that each does is seen by one of them.
-    commands = [("health",), ("maintain", "run", "expiry"), ("maintain", "run-due"), ("maintain", "status")]
+    commands = [
+        ("health",),
+        ("maintain", "run", "expiry"),
+        ("maintain", "run-due"),
+        ("maintain", "status"),
+        ("report",),
+    ]
     for words in commands if replaced == "job_step" else commands[:1]:
         code, said = mined.pgvigil(*words)
         assert (code, "not as pgvigil made them" in said) == (3, True), f"{words}: {said}"

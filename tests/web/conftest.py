@@ -48,36 +48,63 @@ def executions(templates: Templates) -> Iterator[Database]:
 Serve = Callable[..., TestClient]
 
 
+def _opened(
+    closing: list[Callable[[], object]],
+    spill: Path,
+    url: str,
+    who: str | None,
+    *,
+    records: bool = False,
+    **options: Any,
+) -> TestClient:
+    if records:
+        options["recorder"] = Recorder(url, spill_directory=spill, linger=0.01)
+        closing.append(options["recorder"].close)
+    usual = {"authorize": by_header, "reads": MANY, "writes": MANY, "deadline": PATIENT}
+    app = web.application(url, **usual | options)
+    closing.insert(0, app.state.store.close)
+    client = TestClient(app, headers={"x-who": who} if who else {}, raise_server_exceptions=False)
+    client.__enter__()
+    closing.insert(0, lambda: client.__exit__(None, None, None))
+    return client
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """`serve(url, who="admin", …)`: a client of an application of its own, closed in the end."""
-    opened: list[Any] = []
+    closing: list[Callable[[], object]] = []
+    yield lambda url, who="admin", **options: _opened(closing, tmp_path / "spill", url, who, **options)
+    for close in closing:
+        close()
 
-    def serve(url: str, who: str | None = "admin", *, records: bool = False, **options: Any) -> TestClient:
-        if records:
-            options["recorder"] = Recorder(url, spill_directory=tmp_path / "spill", linger=0.01)
-            opened.append(options["recorder"].close)
-        usual = {"authorize": by_header, "reads": MANY, "writes": MANY, "deadline": PATIENT}
-        app = web.application(url, **usual | options)
-        opened.insert(0, app.state.store.close)
-        client = TestClient(app, headers={"x-who": who} if who else {}, raise_server_exceptions=False)
-        client.__enter__()
-        opened.insert(0, lambda: client.__exit__(None, None, None))
-        return client
 
-    yield serve
-    for close in opened:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """`shared(url, who="admin", records=False)`: a client whose application other tests of the module use as well."""
+    closing: list[Callable[[], object]] = []
+    known: dict[Any, TestClient] = {}
+
+    def shared(url: str, who: str | None = "admin", *, records: bool = False) -> TestClient:
+        key = url, who, records
+        if key not in known:
+            known[key] = _opened(closing, tmp_path_factory.mktemp("spill"), url, who, records=records)
+        known[key].cookies.clear()
+        known[key].app.state.store.forget()  # type: ignore[attr-defined]
+        return known[key]
+
+    yield shared
+    for close in closing:
         close()
 
 
 @pytest.fixture
-def admin(serve: Serve, executions: Database) -> TestClient:
-    return serve(executions.url)
+def admin(shared: Serve, executions: Database) -> TestClient:
+    return shared(executions.url)
 
 
 @pytest.fixture
-def viewer(serve: Serve, executions: Database) -> TestClient:
-    return serve(executions.url, "viewer")
+def viewer(shared: Serve, executions: Database) -> TestClient:
+    return shared(executions.url, "viewer")
 
 
 def problem(answer: Any) -> str:

@@ -41,16 +41,16 @@ def routes(app: Any) -> set[tuple[str, str]]:
     return found
 
 
-def test_every_route_is_in_the_table(serve: Serve, executions: Database) -> None:
-    assert routes(serve(executions.url, records=True).app) == set(ROUTES)
+def test_every_route_is_in_the_table(shared: Serve, executions: Database) -> None:
+    assert routes(shared(executions.url, records=True).app) == set(ROUTES)
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(("method", "path"), ROUTES, ids=" ".join)
 def test_each_route_lets_in_whom_it_should(
-    serve: Serve, executions: Database, method: str, path: str, role: str | None
+    shared: Serve, executions: Database, method: str, path: str, role: str | None
 ) -> None:
-    client = serve(executions.url, role, records=True)
+    client = shared(executions.url, role, records=True)
     known = {
         "user_id": "ada",
         "what": "status",
@@ -228,16 +228,16 @@ def test_a_proxy_needs_a_network_and_a_header(networks: list[str], header: str) 
     ],
 )
 def test_what_changes_something_comes_from_the_same_origin(
-    serve: Serve, executions: Database, headers: dict[str, str], status: int
+    shared: Serve, executions: Database, headers: dict[str, str], status: int
 ) -> None:
-    answer = serve(executions.url, records=True).post(PATH, json={}, headers=headers)
+    answer = shared(executions.url, records=True).post(PATH, json={}, headers=headers)
     assert answer.status_code == status
     assert problem(answer) == {403: "other-origin", 422: "bad-parameter"}[status]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_what_a_form_can_send_is_no_body(serve: Serve, executions: Database, kind: str) -> None:
-    client = serve(executions.url, records=True)
+def test_what_a_form_can_send_is_no_body(shared: Serve, executions: Database, kind: str) -> None:
+    client = shared(executions.url, records=True)
     assert problem(client.post(PATH, content=b"{}", headers={"content-type": kind})) == "wrong-media-type"
 
 

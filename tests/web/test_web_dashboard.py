@@ -105,8 +105,8 @@ def test_there_are_no_other_pages(viewer: TestClient, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_state_of_a_page_is_304_as_long_as_it_is_the_same(serve: Serve, executions: Database, page: str) -> None:
-    client = serve(executions.url)
+def test_the_state_of_a_page_is_304_as_long_as_it_is_the_same(admin: TestClient, page: str) -> None:
+    client = admin
     first = settled(client, f"{BASE}/state?page={page}")
     sections = first.json()["sections"]
     assert set(sections) == {"server", "alerts", *state.PAGES[page]}
@@ -284,8 +284,8 @@ def own(templates: Templates) -> Iterator[Database]:
         yield new
 
 
-def test_a_job_is_run_in_the_name_of_the_admin(serve: Serve, own: Database) -> None:
-    answer = serve(own.url).post("/api/v1/jobs/totals/run", json={})
+def test_a_job_is_run_in_the_name_of_the_admin(shared: Serve, own: Database) -> None:
+    answer = shared(own.url).post("/api/v1/jobs/totals/run", json={})
     assert answer.status_code in (200, 202), answer.text
     assert answer.json()["ok"]
     while not (
@@ -297,15 +297,15 @@ def test_a_job_is_run_in_the_name_of_the_admin(serve: Serve, own: Database) -> N
     assert rows == [("web:the admin", None)]
 
 
-def test_a_job_that_needs_a_client_is_refused_with_its_command(serve: Serve, own: Database) -> None:
-    answer = serve(own.url).post("/api/v1/jobs/backup/run", json={})
+def test_a_job_that_needs_a_client_is_refused_with_its_command(shared: Serve, own: Database) -> None:
+    answer = shared(own.url).post("/api/v1/jobs/backup/run", json={})
     assert (answer.status_code, problem(answer)) == (409, "refused")
     assert "pgvigil maintain run backup" in answer.json()["detail"]
 
 
-def test_a_job_that_waits_for_consent_is_refused_in_words(serve: Serve, own: Database) -> None:
+def test_a_job_that_waits_for_consent_is_refused_in_words(shared: Serve, own: Database) -> None:
     own.execute("UPDATE pgvigil.jobs SET needs_consent = true WHERE job = 'expiry'")
-    answer = serve(own.url).post("/api/v1/jobs/expiry/run", json={})
+    answer = shared(own.url).post("/api/v1/jobs/expiry/run", json={})
     assert (answer.status_code, problem(answer)) == (409, "refused")
     assert "consent" in answer.json()["detail"]
     assert not own.execute("SELECT FROM pgvigil.job_runs WHERE job = 'expiry'")

@@ -43,8 +43,8 @@ def all_sessions(client: Any, **parameters: Any) -> list[dict[str, Any]]:
         parameters["cursor"] = page["next_cursor"]
 
 
-def test_pages_of_sessions_hold_each_once_the_last_active_first(serve: Serve, stored: Database) -> None:
-    found = [one["id"] for one in all_sessions(serve(stored.url, "viewer"), limit=5)]
+def test_pages_of_sessions_hold_each_once_the_last_active_first(shared: Serve, stored: Database) -> None:
+    found = [one["id"] for one in all_sessions(shared(stored.url, "viewer"), limit=5)]
     assert found == [
         id for (id,) in stored.execute("SELECT id::text FROM sessions ORDER BY last_activity_at DESC, id DESC")
     ]
@@ -61,17 +61,19 @@ def test_pages_of_sessions_hold_each_once_the_last_active_first(serve: Serve, st
         ({"dormant": "false"}, "NOT is_dormant"),
     ],
 )
-def test_filters_say_which_sessions(serve: Serve, stored: Database, parameters: dict[str, str], condition: str) -> None:
-    found = {one["id"] for one in all_sessions(serve(stored.url, "viewer"), **parameters)}
+def test_filters_say_which_sessions(
+    shared: Serve, stored: Database, parameters: dict[str, str], condition: str
+) -> None:
+    found = {one["id"] for one in all_sessions(shared(stored.url, "viewer"), **parameters)}
     assert found == {id for (id,) in stored.execute(f"SELECT id::text FROM sessions WHERE {condition}")}
 
 
-def test_a_session_is_shown_with_what_it_holds_and_its_metadata_to_admins_only(serve: Serve, stored: Database) -> None:
+def test_a_session_is_shown_with_what_it_holds_and_its_metadata_to_admins_only(shared: Serve, stored: Database) -> None:
     [(id,)] = stored.execute("SELECT id FROM sessions ORDER BY id LIMIT 1")
-    seen = serve(stored.url, "viewer").get(f"/api/v1/sessions/{id}")
+    seen = shared(stored.url, "viewer").get(f"/api/v1/sessions/{id}")
     assert (seen.json()["context_entries"], seen.json()["metadata"]) == (1, None)
     assert SECRET not in seen.text
-    assert serve(stored.url).get(f"/api/v1/sessions/{id}").json()["metadata"] == {"note": SECRET}
+    assert shared(stored.url).get(f"/api/v1/sessions/{id}").json()["metadata"] == {"note": SECRET}
 
 
 def test_a_timeline_is_read_page_by_page(serve: Serve, fresh: Database) -> None:
@@ -89,13 +91,15 @@ def test_a_timeline_is_read_page_by_page(serve: Serve, fresh: Database) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/timeline"])
-def test_a_session_that_is_not_there_is_404(serve: Serve, stored: Database, path: str) -> None:
-    assert problem(serve(stored.url).get(f"/api/v1/sessions/{uuid4()}{path}")) == "not-found"
+def test_a_session_that_is_not_there_is_404(shared: Serve, stored: Database, path: str) -> None:
+    assert problem(shared(stored.url).get(f"/api/v1/sessions/{uuid4()}{path}")) == "not-found"
 
 
 @pytest.mark.parametrize("query", ["cursor=x", "cursor=MjAyNi0wMS0wMSAx", "limit=201", "dormant=perhaps", "status=%00"])
-def test_parameters_of_sessions_are_named_where_they_cannot_be_used(serve: Serve, stored: Database, query: str) -> None:
-    answer = serve(stored.url).get(f"/api/v1/sessions?{query}")
+def test_parameters_of_sessions_are_named_where_they_cannot_be_used(
+    shared: Serve, stored: Database, query: str
+) -> None:
+    answer = shared(stored.url).get(f"/api/v1/sessions?{query}")
     assert problem(answer) == "bad-parameter"
     assert answer.json()["errors"][0]["name"] == query.partition("=")[0]
 
@@ -105,12 +109,12 @@ def test_parameters_of_sessions_are_named_where_they_cannot_be_used(serve: Serve
     [("jobs", "job", ["last_error"]), ("health", "check_name", ["detail", "fix"]), ("operations", "operation", []), ("connections", "session_id", ["sql_text"])],
 )  # fmt: skip
 def test_state_is_told_and_what_may_repeat_others_to_admins_only(
-    serve: Serve, stored: Database, path: str, name: str, private: list[str]
+    shared: Serve, stored: Database, path: str, name: str, private: list[str]
 ) -> None:
-    seen = serve(stored.url, "viewer").get(f"/api/v1/{path}")
+    seen = shared(stored.url, "viewer").get(f"/api/v1/{path}")
     assert seen.status_code == 200
     assert all(row[name] and not any(row[one] for one in private) for row in seen.json()["rows"])
-    assert serve(stored.url).get(f"/api/v1/{path}").json()["count"] == seen.json()["count"]
+    assert shared(stored.url).get(f"/api/v1/{path}").json()["count"] == seen.json()["count"]
 
 
 # --- actions -------------------------------------------------------------------------------------------------------------

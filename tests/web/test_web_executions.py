@@ -202,14 +202,14 @@ def test_a_batch_sent_again_is_stored_once_and_its_secrets_never(serve: Serve, f
     "body", [b"", b"{", b"[]", b'{"executions": {}}', b'{"executions": []}', b'{"executions": [1], "x": 1}', b'{"executions": [NaN]}',
              b'{"executions": [' + b"1," * 1000 + b"1]}", b"[" * 100_000, b"\xff"]
 )  # fmt: skip
-def test_a_body_that_is_no_batch_is_refused_whole(serve: Serve, executions: Database, body: bytes) -> None:
-    client = serve(executions.url, records=True)
+def test_a_body_that_is_no_batch_is_refused_whole(shared: Serve, executions: Database, body: bytes) -> None:
+    client = shared(executions.url, records=True)
     answer = client.post(POST, content=body, headers={"content-type": "application/json"})
     assert problem(answer) == "bad-parameter"
 
 
-def test_a_body_of_more_than_4_mib_is_not_read(serve: Serve, executions: Database) -> None:
-    client = serve(executions.url, records=True)
+def test_a_body_of_more_than_4_mib_is_not_read(shared: Serve, executions: Database) -> None:
+    client = shared(executions.url, records=True)
     pieces = iter([b" " * (1 << 20)] * 5)
     assert problem(client.post(POST, content=pieces, headers={"content-type": "application/json"})) == "too-large"
 

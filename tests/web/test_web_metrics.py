@@ -198,16 +198,16 @@ def test_scrapes_within_five_seconds_ask_once(serve: Serve, watched: Database) -
     assert "pgvigil_up 1.0" in client.get("/metrics").text
 
 
-def test_openmetrics_is_spoken_to_whoever_asks_for_it(serve: Serve, watched: Database) -> None:
-    answer = serve(watched.url, "viewer").get(
+def test_openmetrics_is_spoken_to_whoever_asks_for_it(shared: Serve, watched: Database) -> None:
+    answer = shared(watched.url, "viewer").get(
         "/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"}
     )
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
 
 
-def test_no_label_holds_a_user_a_session_or_a_query(serve: Serve, executions: Database) -> None:
-    text = serve(executions.url, "viewer").get("/metrics").text
+def test_no_label_holds_a_user_a_session_or_a_query(shared: Serve, executions: Database) -> None:
+    text = shared(executions.url, "viewer").get("/metrics").text
     assert not [
         label
         for label in ("user", "session", "query", "queryid", "session_id")
@@ -265,9 +265,9 @@ def run(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, timeout=60, **options)
 
 
-def test_promtool_takes_names_rules_and_the_tests_of_rules(serve: Serve, watched: Database) -> None:
+def test_promtool_takes_names_rules_and_the_tests_of_rules(shared: Serve, watched: Database) -> None:
     promtool = program("promtool")
-    checked = run(promtool, "check", "metrics", input=serve(watched.url, "viewer").get("/metrics").text)
+    checked = run(promtool, "check", "metrics", input=shared(watched.url, "viewer").get("/metrics").text)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     assert run(promtool, "check", "rules", FILES / "prometheus/rules.yml").returncode == 0
     tested = run(promtool, "test", "rules", "rules_test.yml", cwd=FILES / "prometheus")

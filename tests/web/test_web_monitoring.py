@@ -32,28 +32,28 @@ def monitored(templates: Templates) -> Iterator[Database]:
         yield new
 
 
-def test_all_workers_are_added_up(serve: Serve, monitored: Database) -> None:
-    answer = serve(monitored.url, "viewer").get(f"{BASE}/metrics").json()
+def test_all_workers_are_added_up(shared: Serve, monitored: Database) -> None:
+    answer = shared(monitored.url, "viewer").get(f"{BASE}/metrics").json()
     assert answer["workers"] == 2
     assert answer["session_metrics"]["creations"] == 200
     assert answer["pool_metrics"]["timeouts"] == 8
     assert answer["pool_metrics"]["checked_out"] == 4
 
 
-def test_the_status_names_each_application_that_is_alive(serve: Serve, monitored: Database) -> None:
-    answer = serve(monitored.url, "viewer").get(f"{BASE}/status").json()
+def test_the_status_names_each_application_that_is_alive(shared: Serve, monitored: Database) -> None:
+    answer = shared(monitored.url, "viewer").get(f"{BASE}/status").json()
     assert (answer["status"], answer["issues"], answer["workers"]) == ("healthy", [], 2)
     assert [one["application"] for one in answer["applications"]] == ["shop"]
 
 
-def test_the_summary_says_the_same_in_words(serve: Serve, monitored: Database) -> None:
-    answer = serve(monitored.url, "viewer").get(f"{BASE}/summary", params={"application": "shop"}).json()
+def test_the_summary_says_the_same_in_words(shared: Serve, monitored: Database) -> None:
+    answer = shared(monitored.url, "viewer").get(f"{BASE}/summary", params={"application": "shop"}).json()
     assert "180 committed, 10 rolled back" in answer["summary"]
     assert answer["recovery_metrics"]["failed_recoveries"] == 2
 
 
-def test_alerts_follow_the_thresholds_that_are_asked_for(serve: Serve, monitored: Database) -> None:
-    client = serve(monitored.url, "viewer")
+def test_alerts_follow_the_thresholds_that_are_asked_for(shared: Serve, monitored: Database) -> None:
+    client = shared(monitored.url, "viewer")
     assert client.get(f"{BASE}/alerts").json()["count"] == 0
     [alert] = client.get(f"{BASE}/alerts?active_sessions=1&recovery_rate=1").json()["alerts"]
     assert (alert["type"], alert["application"]) == ("excessive_active_sessions", "shop")
@@ -61,8 +61,8 @@ def test_alerts_follow_the_thresholds_that_are_asked_for(serve: Serve, monitored
 
 @pytest.mark.parametrize("query", ["threshold=0", "threshold=-1", "threshold=abc", "threshold=nan", "threshold=inf", "recovery_rate=2",
                                    "active_sessions=0", "application=", "application=%00"])  # fmt: skip
-def test_a_threshold_that_is_none_is_422(serve: Serve, monitored: Database, query: str) -> None:
-    assert problem(serve(monitored.url).get(f"{BASE}/alerts?{query}")) == "bad-parameter"
+def test_a_threshold_that_is_none_is_422(shared: Serve, monitored: Database, query: str) -> None:
+    assert problem(shared(monitored.url).get(f"{BASE}/alerts?{query}")) == "bad-parameter"
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_one_application_that_is_ill_does_not_hide_behind_many_that_are_well(ser
 
 
 @pytest.mark.parametrize("what", ["status", "metrics", "summary", "alerts", "health"])
-def test_where_no_worker_is_alive_there_are_no_numbers(serve: Serve, monitored: Database, what: str) -> None:
-    answer = serve(monitored.url).get(f"{BASE}/{what}?application=ended")
+def test_where_no_worker_is_alive_there_are_no_numbers(shared: Serve, monitored: Database, what: str) -> None:
+    answer = shared(monitored.url).get(f"{BASE}/{what}?application=ended")
     assert answer.status_code == 404
     assert problem(answer) == "no-worker"
 
@@ -107,8 +107,8 @@ def test_a_database_that_is_away_is_no_zeros_either(serve: Serve, tmp_path: Any,
     assert problem(serve(f"postgresql:///x?host={tmp_path}").get(f"{BASE}/{what}")) == "database-away"
 
 
-def test_the_older_address_leads_to_the_new_one(serve: Serve, monitored: Database) -> None:
-    client = serve(monitored.url)
+def test_the_older_address_leads_to_the_new_one(shared: Serve, monitored: Database) -> None:
+    client = shared(monitored.url)
     assert client.get("/performance/status", follow_redirects=False).status_code == 308
     assert client.get("/performance/status").json()["status"] == "healthy"
     assert problem(client.get("/performance/nonsense")) == "bad-parameter"

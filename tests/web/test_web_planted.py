@@ -70,11 +70,11 @@ def planted(templates: Templates) -> Iterator[Database]:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_is_planted_does_no_harm_to_a_viewer(
-    serve: Serve, planted: Database, path: str, caplog: pytest.LogCaptureFixture
+    shared: Serve, planted: Database, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     [(id,)] = planted.execute("SELECT id::text FROM sessions")
     with caplog.at_level(logging.DEBUG):
-        answer = settled(serve(planted.url, "viewer"), path.replace("{id}", id))
+        answer = settled(shared(planted.url, "viewer"), path.replace("{id}", id))
     assert answer.status_code == 200
     assert "html" not in answer.headers["content-type"]
     for text in (answer.text, caplog.text):
@@ -82,8 +82,8 @@ def test_what_is_planted_does_no_harm_to_a_viewer(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/executions", "/api/v1/sessions", "/api/v1/connections", "/api/v1/jobs"])
-def test_an_admin_reads_the_text_as_it_is_and_nothing_in_it_acts(serve: Serve, planted: Database, path: str) -> None:
-    answer = serve(planted.url).get(path)
+def test_an_admin_reads_the_text_as_it_is_and_nothing_in_it_acts(shared: Serve, planted: Database, path: str) -> None:
+    answer = shared(planted.url).get(path)
     assert not [one for one in ("<script", "\x1b", "\x9b", "\u202e") if one in answer.text]
     assert any(NAME in text for text in _strings(answer.json()))
 
@@ -117,6 +117,10 @@ COLUMNS = """
 @pytest.fixture(scope="module")
 def everywhere(templates: Templates, planted: Database) -> Iterator[Database]:
     """Each column of text or JSON of each table that has rows holds its own name, a tag and escapes, where no constraint refuses it."""
+    # A database that is copied may have no connection, and the other tests' clients keep theirs.
+    Database(planted.server, "postgres").execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (planted.name,)
+    )
     with _new_database(templates.server, planted.name) as new:
         new.execute(
             "INSERT INTO pgvigil.anomalies (database_type, status, hour, value, expected, spread, since) VALUES ('x', 'failed', now(), 9, 1, 1, now())"

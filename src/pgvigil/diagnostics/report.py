@@ -13,6 +13,7 @@ from pgvigil import database
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
 from pgvigil.migration import ledger
+from pgvigil.shipped import require_shipped
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def collect(target: Target, days: int) -> Report:
         schema = ledger.read(conn).schema
         if schema is None:
             raise PreconditionError("this database is not migrated", "See pgvigil status; then pgvigil migrate.")
+        require_shipped(conn)
         row = conn.execute("SELECT current_database(), now()").fetchone()
         assert row is not None  # noqa: S101 - a query without FROM
         sections = []

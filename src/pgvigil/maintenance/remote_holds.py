@@ -8,7 +8,8 @@ from psycopg import errors
 from pgvigil import database
 from pgvigil.backup.create import origin
 from pgvigil.errors import JobError
-from pgvigil.owner import rows
+from pgvigil.owner import execute, rows
+from pgvigil.shipped import require_shipped
 
 VALID_FOR = "1 hour"  # six times of job holds: after that, nothing is dropped there
 
@@ -21,10 +22,10 @@ def push(conn: psycopg.Connection, url: str) -> int:
     with database.connect(database.parse_other_url(url, "PGVIGIL_TELEMETRY_URL"), "holds") as there:
         if "/".join(origin(there)) == source:
             raise JobError("the telemetry server is this database", "Give another one, or disable job holds.")
+        require_shipped(there)
         try:
-            there.execute(
-                "SELECT pgvigil.push_holds(%s, %s::interval, %s::uuid[], %s)", (source, VALID_FOR, held, everything)
-            )
+            query = "SELECT pgvigil.push_holds(%s, %s::interval, %s::uuid[], %s)"
+            execute(there, query, (source, VALID_FOR, held, everything))
         except (errors.UndefinedFunction, errors.InvalidSchemaName) as error:
             raise JobError("the telemetry server is not migrated", "Run pgvigil migrate or setup there.") from error
         except errors.InsufficientPrivilege as error:

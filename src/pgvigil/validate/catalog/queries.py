@@ -105,7 +105,12 @@ LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.
                      AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')) o ON true"""
 
 # Only PostgreSQL 18 has a constraint for it.
-_NOT_NULL = f"""'not_null', CASE WHEN nn.conname <> k.relname || '_' || a.attname || '_not_null' AND (octet_length(k.relname::text || a.attname) < 53 OR nn.conname !~ '_not_null\\d*$')
+_USUAL_NOT_NULL = "k.relname || '_' || a.attname || '_not_null'"
+# The server adds a number where the name is taken: a table that was made LIKE another one has the names of that, and may be restored first.
+_NUMBERED_NOT_NULL = f"""starts_with(nn.conname::text, {_USUAL_NOT_NULL}) AND substr(nn.conname, length({_USUAL_NOT_NULL}) + 1) ~ '^\\d+$'
+                          AND EXISTS (SELECT FROM pg_constraint o WHERE o.conname = ({_USUAL_NOT_NULL})::name AND o.connamespace = nn.connamespace)"""
+_NOT_NULL = f"""'not_null', CASE WHEN nn.conname <> {_USUAL_NOT_NULL} AND (octet_length(k.relname::text || a.attname) < 53 OR nn.conname !~ '_not_null\\d*$')
+                          AND NOT ({_NUMBERED_NOT_NULL})
                      THEN {spelt("nn.conname")} END,
     'not_null_comment', nz.description,
     """
