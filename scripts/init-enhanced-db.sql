@@ -414,7 +414,7 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
+    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits
     -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
     -- of a user's table was read, none did.
     LOOP
@@ -1052,7 +1052,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '216bf56e06c7a41f600aa32fc7c7313b527b12b8a530615ce096dd9ee4b0c8ec', '0ee1bc875ce753a592aed97b262015adb010eea3580405ccfa8c6117dfee05c1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '9d20887b6335b9cf973c17d54c702074330c8c95d5a7886dee4e325ad3b58f34', '338bd51e21b56cb661a041ba2a3ff1b616de173e211058d83832f840390ca02a', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one
@@ -3104,7 +3104,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    -- The role, the database or the server may set another one. At once: reading a variable may take a snapshot.
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -3759,7 +3759,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '9e5dca070118e6420eb610174eadea6fa8c962f4b141e4d754fe5095110ad10c', 'dcc0ef7d648b1aad545f5f496fbeef6e0ac3572fe10ec2e7359c9718ab3d04da', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'ecb1969e1ba89c9998ae8975e0ee436025b99e502440d92aa0da88c68a9d5590', '17f499cbb13013f7bf78ae8074ab0827be62b2a32693e7492747f75c4c200f54', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

@@ -119,7 +119,7 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others again, which would run at the COMMIT with the rights of whoever commits
+    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits
     -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
     -- of a user's table was read, none did.
     LOOP

@@ -1058,7 +1058,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-    -- Whatever the role, the database or the server sets. At once: reading a variable may already take a snapshot.
+    -- The role, the database or the server may set another one. At once: reading a variable may take a snapshot.
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);

@@ -17,5 +17,5 @@ class _Later:
 
 
 def later(name: str) -> Any:
-    """In the place of an import statement, which stands beside it for type checkers."""
+    """In the place of an import statement, which is beside it for type checkers."""
     return _Later(name)

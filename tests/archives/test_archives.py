@@ -319,7 +319,7 @@ def test_ranges_are_read_in_one_snapshot(
     fresh.execute("DELETE FROM performance_logs WHERE (metadata ->> 'n')::integer % 9 = 0")
     fresh.execute("VACUUM performance_logs")
     keep(fresh)
-    follow = binary.Connections._follow
+    follow = binary.Connections.follow
 
     def and_write(self: binary.Connections, reader: psycopg.Connection) -> bool:
         followed = follow(self, reader)
@@ -329,7 +329,7 @@ def test_ranges_are_read_in_one_snapshot(
         )
         return followed
 
-    monkeypatch.setattr(binary.Connections, "_follow", and_write)
+    monkeypatch.setattr(binary.Connections, "follow", and_write)
     assert archive(fresh, tmp_path) == "archived 800 rows"
     assert len(in_binary) > 4
     assert sum(in_binary) == 800

@@ -1002,7 +1002,7 @@ CREATE OR REPLACE FUNCTION pgvigil.limit_activity_updates() RETURNS trigger LANG
 
 --- body of a SECURITY DEFINER function changed
 ---   different function pgvigil.guard_archived_session()
-SELECT mutate.function('pgvigil.guard_archived_session()', 'archived_at IS NOT NULL', 'archived_at IS NULL');
+SELECT mutate.function('pgvigil.guard_archived_session()', 'archived IS NULL', 'archived IS NOT NULL');
 
 --- body of a procedure changed
 ---   different procedure pgvigil.backfill_dormancy(integer)

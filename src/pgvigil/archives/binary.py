@@ -87,7 +87,7 @@ class Connections:
             yield False
             return
         try:
-            yield self._follow(reader)
+            yield self.follow(reader)
         finally:
             for one in self._opened or ():
                 with suppress(*_errors()):
@@ -131,7 +131,7 @@ class Connections:
             opened.append(one)
             self._free.put(one)
 
-    def _follow(self, reader: psycopg.Connection) -> bool:
+    def follow(self, reader: psycopg.Connection) -> bool:
         row = reader.execute("SELECT pg_export_snapshot()").fetchone()
         try:
             for one in self._opened or ():

@@ -15,7 +15,7 @@ from pgvigil.validate.catalog.sql_fragments import (
     spelt,
 )
 
-# What initdb gives schema public; one that somebody made anew is held against that too, as pg_dump does.
+# The rights that initdb gives schema public; one that somebody made again is compared with them too, as pg_dump does.
 RIGHTS_ON_PUBLIC = """(SELECT ARRAY[makeaclitem(w.oid, w.oid, 'USAGE', false), makeaclitem(w.oid, w.oid, 'CREATE', false),
                               makeaclitem(0, w.oid, 'USAGE', false)]
                        || CASE WHEN w.oid = 10 THEN ARRAY[makeaclitem(0, w.oid, 'CREATE', false)] END

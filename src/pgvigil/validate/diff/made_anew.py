@@ -53,13 +53,13 @@ def with_their_parts(
 
 
 def _under_other_names(findings: list[Found], whole_of: dict[ObjectRef, ObjectRef]) -> list[Found]:
-    """Whatever was made anew as it was, but for the names of several of its parts, is one finding with them and what else they lack."""
+    """An object that was made again as it was, but for the names of several of its parts, is one finding with them and all that they lack."""
     renamed: dict[ObjectRef, set[ObjectRef]] = {}
     for ref, finding in findings:
         if ref in whole_of and _is_renamed(finding):
             renamed.setdefault(_outermost(ref, whole_of), set()).add(ref)
-    told = {ref for ref, _ in findings}
-    several = {ref: whole for whole, parts in renamed.items() if len(parts) > 1 and whole not in told for ref in parts}
+    found = {ref for ref, _ in findings}
+    several = {ref: whole for whole, parts in renamed.items() if len(parts) > 1 and whole not in found for ref in parts}
     left: list[Found] = []
     of_whole: dict[ObjectRef, list[Finding]] = {}
     for ref, finding in findings:

@@ -1,4 +1,4 @@
-"""What was renamed, and whether anything can have been."""
+"""The renamed objects, and whether anything can have been renamed."""
 
 from __future__ import annotations
 
