@@ -703,7 +703,7 @@ class World:
             f"CREATE TABLE {self.q(name)} (id int4range, valid tstzrange, n integer CONSTRAINT {ident(key)} NOT NULL NO INHERIT, "
             f"PRIMARY KEY (id, valid WITHOUT OVERLAPS))"
         )
-        self.defect(f"ALTER TABLE {self.q(name)} DROP CONSTRAINT {ident(key)}", f"{name}.n")
+        self.defect(f"ALTER TABLE {self.q(name)} DROP CONSTRAINT {ident(key)}", key)
 
     def rare(self, kind: str) -> None:
         names = [self.name() for _ in range(6)]
