@@ -236,7 +236,7 @@ class Store:
                 if bare and not self._is_stale:
                     result = question(connection, until)
                 else:
-                    if is_long and was_idle:  # its own budget does not bound the wait for a frozen server
+                    if is_long and was_idle:  # a frozen server must not hold it for its own budget
                         soon = min(until, time.monotonic() + self.deadline)
                         deadline.ask(connection.pgconn, b"SELECT 1", soon)
                     with self._watchdog.watching(connection.pgconn, until) as watch:
