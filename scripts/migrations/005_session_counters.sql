@@ -257,19 +257,22 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    folded bigint;
+    ids      uuid[];
+    orphaned bigint;
+    folded   bigint;
 BEGIN
     PERFORM pgvigil.lock_session_counters();
     -- Before 015 a session without a row is one not yet counted, and must stay one.
     IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '015') THEN
         RETURN 0;
     END IF;
+    -- Nothing here reads more than a batch: who has never folded may have ten million changes.
+    ids := ARRAY(SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch);
     DELETE FROM pgvigil.session_counter_changes d
-    WHERE NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
+    WHERE d.session_id = ANY (ids) AND NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
+    GET DIAGNOSTICS orphaned = ROW_COUNT;
     WITH mine AS MATERIALIZED (
-        SELECT s.id FROM "{app}".sessions s
-        WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
-        FOR KEY SHARE SKIP LOCKED),
+        SELECT s.id FROM "{app}".sessions s WHERE s.id = ANY (ids) FOR KEY SHARE SKIP LOCKED),
     gone AS (
         DELETE FROM pgvigil.session_counter_changes d USING mine m WHERE d.session_id = m.id
         RETURNING d.session_id, d.context_count, d.total_tokens, d.total_content_bytes),
@@ -281,7 +284,7 @@ BEGIN
             total_tokens = c.total_tokens + EXCLUDED.total_tokens,
             total_content_bytes = c.total_content_bytes + EXCLUDED.total_content_bytes)
     SELECT count(*) INTO folded FROM gone;
-    RETURN folded;
+    RETURN folded + orphaned;
 END $$;
 COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
     'Adds at least a batch of session_counter_changes up into session_counters, if '
