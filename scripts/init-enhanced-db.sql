@@ -3104,11 +3104,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-<<<<<<< HEAD
     -- The role, the database or the server may set another one. At once: reading a variable may take a snapshot.
-=======
-    -- Not as the role, the database or the server sets it. At once: reading a variable may take a snapshot.
->>>>>>> w-house
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
@@ -3763,7 +3759,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '06e9b53b19a3843d2ee13a3807622f113717ee5f6fe387a27eea89306e25f84d', 'c2e6207287668816a5743db9a81f1592a159bc9f8d13325580dfdf279df55d6f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'ecb1969e1ba89c9998ae8975e0ee436025b99e502440d92aa0da88c68a9d5590', '17f499cbb13013f7bf78ae8074ab0827be62b2a32693e7492747f75c4c200f54', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

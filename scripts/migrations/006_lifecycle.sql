@@ -1058,11 +1058,7 @@ BEGIN
         END IF;
     END;
     COMMIT;
-<<<<<<< HEAD
     -- The role, the database or the server may set another one. At once: reading a variable may take a snapshot.
-=======
-    -- Not as the role, the database or the server sets it. At once: reading a variable may take a snapshot.
->>>>>>> w-house
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     rows := NULL;
     run_id := pgvigil.begin_job(job_name, only_if_due);
