@@ -1972,19 +1972,22 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    folded bigint;
+    ids      uuid[];
+    orphaned bigint;
+    folded   bigint;
 BEGIN
     PERFORM pgvigil.lock_session_counters();
     -- Before 015 a session without a row is one not yet counted, and must stay one.
     IF NOT EXISTS (SELECT FROM pgvigil.migrations WHERE revision = '015') THEN
         RETURN 0;
     END IF;
+    -- Nothing here reads more than a batch: who has never folded may have ten million changes.
+    ids := ARRAY(SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch);
     DELETE FROM pgvigil.session_counter_changes d
-    WHERE NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
+    WHERE d.session_id = ANY (ids) AND NOT EXISTS (SELECT FROM "{app}".sessions s WHERE s.id = d.session_id);
+    GET DIAGNOSTICS orphaned = ROW_COUNT;
     WITH mine AS MATERIALIZED (
-        SELECT s.id FROM "{app}".sessions s
-        WHERE s.id IN (SELECT d.session_id FROM pgvigil.session_counter_changes d LIMIT batch)
-        FOR KEY SHARE SKIP LOCKED),
+        SELECT s.id FROM "{app}".sessions s WHERE s.id = ANY (ids) FOR KEY SHARE SKIP LOCKED),
     gone AS (
         DELETE FROM pgvigil.session_counter_changes d USING mine m WHERE d.session_id = m.id
         RETURNING d.session_id, d.context_count, d.total_tokens, d.total_content_bytes),
@@ -1996,7 +1999,7 @@ BEGIN
             total_tokens = c.total_tokens + EXCLUDED.total_tokens,
             total_content_bytes = c.total_content_bytes + EXCLUDED.total_content_bytes)
     SELECT count(*) INTO folded FROM gone;
-    RETURN folded;
+    RETURN folded + orphaned;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.fold_session_counters(integer) IS
     'Adds at least a batch of session_counter_changes up into session_counters, if '
@@ -2041,7 +2044,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '0fcd6a873f09233fb417a6eef6de1190db4eb9f0181fef7b0fa00a2b73954443', '49fb6581ab3ab2fe9fc9526f53cd0deaba9f88443c4a8108ebe4d8e95c296e88', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '5f7d93c6a0767e43afdf9816bdb8f678069350de3316782cba2fae774e1a6d37', '9435ec0259887e0f11f6c17483b6fac4b03687b77b5949891a026725650d1c9f', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
