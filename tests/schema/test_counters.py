@@ -177,6 +177,23 @@ def test_a_deleted_session_leaves_no_counter_whoever_was_writing(fresh: Database
         assert fresh.execute(f"SELECT count(*) FROM pgvigil.{table} WHERE session_id = %s", (few[0],)) == [(0,)]
 
 
+def test_a_batch_reads_no_more_changes_than_it_folds(fresh: Database) -> None:
+    """Else the first run over ten million, on a server where no job has ever run, would take days."""
+    fresh.execute("INSERT INTO sessions (session_key, agent_from) SELECT 'k' || n, 'a' FROM generate_series(1, 3000) n")
+    fresh.execute(
+        """INSERT INTO pgvigil.session_counter_changes (session_id, context_count, total_tokens, total_content_bytes)
+           SELECT id, 1, 1, 1 FROM sessions, generate_series(1, 20)"""
+    )
+    fresh.execute("VACUUM ANALYZE pgvigil.session_counter_changes, sessions")
+    with fresh.connect(autocommit=False) as folding:
+        assert folding.execute("SELECT pgvigil.fold_session_counters(10)").fetchone() == (200,)
+        read = folding.execute(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'pgvigil.session_counter_changes'::regclass"
+        ).fetchone()
+    assert read is not None
+    assert 200 <= read[0] < 2000
+
+
 def test_what_is_folded_while_all_context_is_truncated_does_not_come_back(
     fresh: Database, few: list[uuid.UUID]
 ) -> None:
