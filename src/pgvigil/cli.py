@@ -95,7 +95,7 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
     if database.is_lost(error):
         return database.lost(error)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        if "row-level security" in words:
+        if database.hides_rows(error):
             return ConnectError(
                 f"row security hides rows from this role, so nothing was concluded from the others: {words}",
                 "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",

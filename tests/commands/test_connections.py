@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
@@ -991,3 +992,35 @@ def test_a_setup_that_meets_one_half_way_waits_for_it(call: Run, database: Datab
         builder.execute("CREATE TABLE half_built ()")
         done = call("scripts/setup-enhanced-db.sh", "--lock-wait", "0", "--database-url", database.url)
         assert (done.returncode, "another run is in progress" in done.stderr) == (6, True), done.stderr
+
+
+@pytest.fixture
+def german() -> Iterator[Server]:
+    """A server that speaks German: Debian's, which brings the translations; the C.UTF-8 locale is always there and obeys LANGUAGE."""
+    bindir = Path("/usr/lib/postgresql/15/bin")
+    if not (bindir.exists() and Path("/usr/share/locale/de/LC_MESSAGES/postgres-15.mo").exists()):
+        pytest.skip("Debian's PostgreSQL 15 with its translations is not here")
+    with tempfile.TemporaryDirectory(dir="/tmp") as wrapped:
+        Path(wrapped).chmod(0o755)
+        for program in bindir.iterdir():
+            Path(wrapped, program.name).symlink_to(program)
+        server = Path(wrapped, "postgres")
+        server.unlink()
+        server.write_text(f'#!/bin/sh\nLANGUAGE=de exec {bindir}/postgres "$@"\n')
+        server.chmod(0o755)
+        with Server(Path(wrapped), settings={"lc_messages": "C.UTF-8"}, in_memory=True) as running:
+            yield running
+
+
+@pytest.mark.client_side
+def test_a_server_that_speaks_another_language_is_understood(call: Run, german: Server) -> None:
+    url = german.dsn("neu")
+    assert call("pgvigil", "setup", "--database-url", url).returncode == 0
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            """ALTER TABLE pgvigil.jobs ENABLE ROW LEVEL SECURITY; CREATE ROLE mandant LOGIN IN ROLE pgvigil_reader"""
+        )
+        with pytest.raises(psycopg.errors.UndefinedTable, match="existiert nicht"):
+            conn.execute("TABLE nichts")
+    done = call("pgvigil", "maintain", "status", "--database-url", german.dsn("neu").replace("postgres@", "mandant@"))
+    assert (done.returncode, "row security hides rows from this role" in done.stderr) == (3, True), done.stderr

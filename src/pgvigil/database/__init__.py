@@ -14,6 +14,7 @@ from pgvigil.database.poolers import again as again
 from pgvigil.database.poolers import has_more_sessions as has_more_sessions
 from pgvigil.database.poolers import require_more_sessions as require_more_sessions
 from pgvigil.database.row_security import Hidden as Hidden
+from pgvigil.database.row_security import hides_rows as hides_rows
 from pgvigil.database.row_security import see_all_rows as see_all_rows
 from pgvigil.database.settings import SESSION as SESSION
 from pgvigil.database.sources import resolve as resolve

@@ -34,6 +34,11 @@ _ROW_SECURITY = """
     ORDER BY 1, 2"""
 
 
+def hides_rows(error: psycopg.Error) -> bool:
+    """Return true if the server, in whatever language, or a function of ours refused a query because a policy would hide rows."""
+    return error.diag.source_file == "rls.c" or "row-level security" in (error.diag.message_primary or "")
+
+
 @dataclass(frozen=True)
 class Hidden:
     """A table, by its qualified name, whose policies may hide rows from a role; and true if that role owns it."""

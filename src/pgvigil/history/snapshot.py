@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from pgvigil import database
 from pgvigil.archives import catalogue
 from pgvigil.archives.catalogue import Archive
 from pgvigil.database import Target
@@ -105,7 +106,7 @@ def snapshot(target: Target, *tables: str) -> Iterator[Snapshot]:
                 yield Snapshot(conn, schema, catalogue.read(conn))
         except errors.InsufficientPrivilege as error:
             said = error.diag.message_primary or str(error)
-            if "row-level security" in said:  # no right is missing
+            if database.hides_rows(error):  # no right is missing
                 raise
             raise PreconditionError(
                 f"this role may not read history: {said}", "GRANT pgvigil_reader TO the role."

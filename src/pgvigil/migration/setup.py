@@ -10,7 +10,7 @@ from psycopg import sql as compose
 
 from pgvigil import database, locks, project
 from pgvigil.database import Target
-from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.errors import ConnectError, PgvigilError, PreconditionError
 from pgvigil.migration import preflight, runner
 from pgvigil.migration.files import Migration
 from pgvigil.migration.runner import Options, Outcome
@@ -74,14 +74,14 @@ def _connect_or_create(target: Target, wait: float, log: Reporter) -> psycopg.Co
     try:
         return database.connect(target, "setup", wait=wait)
     except ConnectError as error:
-        if not database.is_missing_database(error):
+        name = (
+            target.parameters.get("dbname")
+            or os.environ.get("PGDATABASE")
+            or target.parameters.get("user")
+            or os.environ.get("PGUSER", "")
+        )
+        if not (database.is_missing_database(error) or _is_missing(target, name)):
             raise
-    name = (
-        target.parameters.get("dbname")
-        or os.environ.get("PGDATABASE")
-        or target.parameters.get("user")
-        or os.environ.get("PGUSER", "")
-    )
     with database.connect(target.at("postgres"), "setup") as conn:
         log(f'creating database "{name}"')
         try:
@@ -96,6 +96,16 @@ def _connect_or_create(target: Target, wait: float, log: Reporter) -> psycopg.Co
                 .as_string(conn),
             ) from error
     return database.connect(target, "setup")
+
+
+def _is_missing(target: Target, name: str) -> bool:
+    """Ask the catalog: the server may have refused the connection in another language."""
+    try:
+        with database.connect(target.at("postgres"), "setup") as conn:
+            row = conn.execute("SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = %s)", (name,)).fetchone()
+    except (PgvigilError, psycopg.Error):
+        return False
+    return row == (True,)
 
 
 def _require_empty(conn: psycopg.Connection, schema: str) -> None:
