@@ -150,6 +150,10 @@ def test_schema_public_made_anew_or_renamed_is_the_same_after_a_restore(
     change: str, database: Any, another: Any, tmp_path: Path
 ) -> None:
     with database.connect() as conn:
+        if conn.info.server_version < 150000:
+            pytest.skip(
+                "pg_dump of 15 and later leaves out a right that initdb gives before 15: the difference is real"
+            )
         conn.execute(ROLES)
         conn.execute(change.encode())
         spec = declared(conn, tmp_path)
