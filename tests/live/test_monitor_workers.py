@@ -299,14 +299,14 @@ def test_the_interval_of_logging_comes_from_the_database(reports: Database, appl
 def test_a_worker_that_is_told_logs_its_summary(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     monitor = SessionPerformanceMonitor()
-    monitor._set_told_interval(60)
+    monitor._set_database_interval(60)
     monitor.tick()
     assert caplog.messages == []
     monitor._logged_at -= 61
     monitor.tick()
     monitor.tick()
     assert len(caplog.messages) == 1
-    monitor._set_told_interval(None)
+    monitor._set_database_interval(None)
     monitor._logged_at -= 61
     monitor.tick()
     assert len(caplog.messages) == 1
