@@ -86,11 +86,7 @@ def test_any_one_change_is_found_and_named(conn: Any, pg: Server, tmp_path: Path
         assert any(name.replace('"', "") in path.replace('"', "") for path in named), (change, told(report))
 
 
-@settings(bounded, max_examples=10)
-@given(data=st.data())
-def test_what_is_written_of_any_schema_is_true_of_it(
-    conn: Any, pg: Server, tmp_path: Path, data: st.DataObject
-) -> None:
+def bring_pgtap(conn: Any) -> None:
     script = pgtap_script()
     if script is None:
         refuse = pytest.fail if os.environ.get("REQUIRE_PGTAP") else pytest.skip
@@ -99,6 +95,35 @@ def test_what_is_written_of_any_schema_is_true_of_it(
         conn.execute("CREATE SCHEMA tap; SET search_path = tap")
         conn.execute(script.read_text())
         conn.execute("RESET search_path")
+
+
+LONG = "long" * 15
+
+
+def test_what_is_written_of_a_routine_holds_where_a_type_has_a_long_name(conn: Any, tmp_path: Path) -> None:
+    """pgTAP cuts the names of types after 63 bytes, brackets and quotes included."""
+    bring_pgtap(conn)
+    conn.execute(
+        f"""DROP SCHEMA IF EXISTS far CASCADE; CREATE SCHEMA far; CREATE TYPE far."{LONG}Q" AS ENUM ('a');
+            CREATE FUNCTION far.one(far."{LONG}Q"[]) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+            CREATE PROCEDURE far.two(far."{LONG}Q") LANGUAGE sql AS 'SELECT 1'"""
+    )
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, ["far"]))
+    script = pgtap.script(load_declaration(path), "far")
+    assert [one.description for one in tap.run(conn, script).assertions if not one.ok] == []
+    conn.execute(f"""ALTER FUNCTION far.one(far."{LONG}Q"[]) STRICT""")
+    failed = [one.description for one in tap.run(conn, script).assertions if not one.ok]
+    assert failed == [f"""function one("{LONG}Q"[]) isnt strict"""]
+    conn.execute("DROP SCHEMA far CASCADE")
+
+
+@settings(bounded, max_examples=10)
+@given(data=st.data())
+def test_what_is_written_of_any_schema_is_true_of_it(
+    conn: Any, pg: Server, tmp_path: Path, data: st.DataObject
+) -> None:
+    bring_pgtap(conn)
     world = data.draw(worlds(pg.major))
     build(conn, world)
     path = tmp_path / "dumped.yaml"
