@@ -151,11 +151,11 @@ class PersistentServer:
             group = found.st_mode & stat.S_IWGRP and (found.st_gid != os.getegid() or has_acl(self.home))
             if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH and not group:
                 return
-            writers = (
-                "every user"
-                if found.st_mode & stat.S_IWOTH
-                else f"group {found.st_gid}, or a user of an access control list,"
-            )
+            writers = "a user of its access control list"
+            if found.st_mode & stat.S_IWOTH:
+                writers = "every user"
+            elif found.st_gid != os.getegid():
+                writers = f"group {found.st_gid}"
             reason = f"{writers} may write to it" if found.st_uid == os.geteuid() else "it belongs to another user"
         raise UsageError(
             f"{self.home} cannot hold a server of this user: {reason}.",
