@@ -428,8 +428,8 @@ class _Writer:
         # pgTAP takes the types as names, which end after 63 bytes: where one is longer, the catalog is asked.
         fits = all(len(one.encode()) < 64 for one in each)
 
-        def has(of_pgtap: str, what: str, expected: str, told: str) -> str:
-            return of_pgtap if fits else self._of_function(where, what, text(expected), told)
+        def has(of_pgtap: str, what: str, expected: str, description: str) -> str:
+            return of_pgtap if fits else self._of_function(where, what, text(expected), description)
 
         letter = {"procedure": "p", "aggregate": "a", "window": "w"}.get(kind.partition(" ")[0], "f")
         yield has(f"has_function({call}, {text(said)})", "'is there'", "is there", said)
