@@ -1,6 +1,7 @@
-"""Compares the live catalog with the declared spec.
+"""Compare the live catalog with the declared spec.
 
-The names are imported when they are asked for: a verdict waits for nothing that it does not need. `_WHERE` has their modules.
+The names are imported when they are asked for, so that a verdict waits for nothing that it does not need. `_WHERE` has
+their modules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whose code runs when rows of the session application are written: triggers run with the rights of whoever writes.
+"""The owners of code that runs when rows of the session application are written.
 
-SET ROLE is not a boundary, because such code may RESET ROLE. So a superuser does not run what another role could have written
-unless asked to.
+A trigger has the rights of the role that writes. SET ROLE is not a boundary, because such code may RESET ROLE. So a
+superuser does not run code that another role could have written unless asked to.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ WHERE rolname OPERATOR(pg_catalog.=) ANY (ARRAY[session_user, current_user])"""
 
 
 def require_owner_or_consent(conn: Connection, schema: str, run_owner_code: bool) -> None:
-    """For what writes rows into the application's tables, or reads its views.
+    """Refuse to write rows into the application's tables, or to read its views, with code of another role.
 
-    Raises PreconditionError (exit 4) for a superuser where another role owns some of the code.
+    Raise PreconditionError (exit 4) for a superuser where another role owns some of the code.
     """
     superuser = conn.execute(_SUPERUSER).fetchone()
     if run_owner_code or not (superuser and superuser[0]):

@@ -121,7 +121,7 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
 
 
 def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:
-    """Told once, with what to type."""
+    """Return one entry for all tables whose rows could not be read, with the command that helps."""
     listed = ", ".join(sorted(tables))
     role, is_reader, hidden = conn.execute(
         """SELECT quote_ident(current_user),
@@ -140,7 +140,7 @@ def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unche
 
 
 def _seen(found: Snapshot) -> Counter[str]:
-    """Objects by kind; partitions are counted for themselves."""
+    """Count objects by kind; partitions are a kind of their own."""
     seen = Counter(map(attrgetter("kind"), found.objects))
     for kind in [ref.kind for ref, of in found.objects.items() if "partition_of" in of]:
         seen[kind] -= 1

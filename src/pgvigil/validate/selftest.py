@@ -61,7 +61,10 @@ class _Untried(Exception):
 
 
 class SessionFixture:
-    """One session of the self-test. `replaced` are our objects that the application is known to replace, and has."""
+    """A session of the self-test.
+
+    `replaced` has our objects that the application is known to replace, and has replaced.
+    """
 
     def __init__(self, conn: Connection, replaced: frozenset[str] = frozenset()) -> None:
         self.conn = conn
@@ -105,7 +108,7 @@ class SessionFixture:
         return row[0] if row else None
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
-        """Those that came since the last call."""
+        """Return the events since the last call."""
         query = "SELECT id, event_type, event_data FROM session_lifecycle WHERE session_id = %s ORDER BY id"
         rows = [row for row in self.conn.execute(query, (self.id,)) if row[0] not in self._read]
         self._read.update(row[0] for row in rows)

@@ -1,4 +1,4 @@
-"""Names as they are spelt in paths and in SQL: in quotes where SQL needs them in all versions."""
+"""The spelling of names in paths and in SQL: in quotes where SQL needs them in all versions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def schema_of(label: str) -> str:
 
 
 def beside(label: str, name: str) -> str:
-    """Another name in the schema of an object."""
+    """Return the path label of another name in the schema of an object."""
     return label[: -len(last_name(label))] + name
 
 

@@ -44,12 +44,15 @@ class ObjectRef(NamedTuple):
 
     @staticmethod
     def parse(path: str) -> ObjectRef:
-        """Both sides of a comparison get the same reference for one path, and a look-up that meets itself compares no text."""
+        """Return the reference for a path.
+
+        One path always gives the same object, so that a look-up need not compare its text.
+        """
         return ObjectRef.parse_all((path,))[0]
 
     @staticmethod
     def parse_all(paths: Iterable[str]) -> list[ObjectRef]:
-        """As `parse`, and quicker for many."""
+        """Return the references for many paths, as `parse` does and quicker."""
         if len(_KNOWN) > _MOST_KNOWN:
             _KNOWN.clear()
         refs, known, new = [], _KNOWN.get, tuple.__new__
@@ -107,7 +110,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def bare_label(self) -> str:
-        """Without the types of arguments or operands."""
+        """The label without the types of arguments or operands."""
         return self.label[: first_parenthesis(self.label)]
 
     @property
@@ -126,7 +129,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Without schema, relation and signature."""
+        """The last part of the label, without schema, relation and signature."""
         return last_name(self._dotted) or self.label
 
     @property
@@ -136,7 +139,10 @@ class ObjectRef(NamedTuple):
 
     @property
     def schema(self) -> str:
-        """Empty for an object of the application's schema, or of none."""
+        """The schema of the object.
+
+        It is empty for an object of the application's schema, and for an object without a schema.
+        """
         if self.kind in ("default grant", "default revocation"):
             match = _DEFAULT_IN.match(self.label)
             return match[1] if match else ""
@@ -144,7 +150,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def of_column(self) -> str:
-        """Of the sequence of a column, that column. Empty for anything else."""
+        """The column that a sequence belongs to. It is empty for anything else."""
         return self.label[len(_OF_COLUMN) :] if self.kind == "sequence" and self.label.startswith(_OF_COLUMN) else ""
 
     @property
@@ -154,7 +160,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def rare_kind(self) -> str:
-        """Of `other server s`, which kind that is. Empty for kinds that have a word of their own."""
+        """The kind of server object in `other server s`. It is empty for kinds that have a word of their own."""
         return self.label.partition(" ")[0] if self.kind == "other" else ""
 
     @property
@@ -163,7 +169,7 @@ class ObjectRef(NamedTuple):
 
     @property
     def access_method(self) -> str:
-        """Of an operator class or family."""
+        """The access method of an operator class or family."""
         return self.label.partition(" USING ")[2]
 
     @property

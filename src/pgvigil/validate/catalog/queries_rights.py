@@ -1,4 +1,4 @@
-"""Rights beyond those that come with an object, and those of them that were taken away.
+"""The queries of rights: those beyond the ones that come with an object, and those of them that were revoked.
 
 A right that only a newer server knows is not missed where an upgrade did not bring it.
 """

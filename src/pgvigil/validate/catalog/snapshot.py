@@ -115,7 +115,10 @@ class Server(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`roots` names the relation an object belongs to, `details` facts of a relation that are not attributes of it."""
+    """The objects of a database at one moment.
+
+    `roots` has the relation of each object, `details` facts of a relation that are not attributes.
+    """
 
     schema: str
     objects: dict[ObjectRef, Attributes]
@@ -143,7 +146,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, text: str, schema: str) -> Snapshot:
-        """Raises ValueError for anything but a snapshot."""
+        """Return the snapshot that a text holds. Raise ValueError for anything but a snapshot."""
         parts = json.loads(text)
         if not (isinstance(parts, list) and [type(part) for part in parts] == [dict] * 4 and parts[0]):
             raise ValueError("this is not a snapshot of a catalog")
@@ -205,13 +208,19 @@ def pinned(
 
 
 def _is_read_only_by_default(conn: Connection) -> bool:
-    """As the database or the role may be set; a replica cannot write whatever is said."""
+    """Return True where the database or the role makes sessions read-only.
+
+    A replica is not meant: it cannot write in any case.
+    """
     status = conn.info.parameter_status
     return status("default_transaction_read_only") == "on" and status("in_hot_standby") != "on"
 
 
 def print_for(conn: Connection, schema: str) -> None:
-    """Sets the path that the server prints for: the application's schema. A query that is parsed now may meet an operator planted there."""
+    """Set the path that the server prints for: the application's schema.
+
+    A query that is parsed after this may find an operator planted there.
+    """
     conn.execute(
         "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(%s) || ', pg_temp', true)", (schema,)
     )
@@ -232,7 +241,7 @@ def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
 
 
 def all_schemas(conn: Connection) -> list[str]:
-    """Those of the database itself: not of the system, of sessions, of extensions."""
+    """Return the schemas of the database itself, without those of the system, of sessions and of extensions."""
 
     def read() -> list[str]:
         with pinned(conn, "pg_catalog", read_only=True):
@@ -302,7 +311,7 @@ def _kinds(parameters: dict[str, Any], present: list[str | None]) -> frozenset[s
 def _aside(
     second: Future[Connection], schema: str, exported: str, parameters: dict[str, Any], kinds: frozenset[str]
 ) -> Answers | None:
-    """None without another connection, or where it has led to another server."""
+    """Return the answers read on a second connection. None without one, and where it has led to another server."""
     try:
         conn = second.result()
     except psycopg.OperationalError:
@@ -316,8 +325,10 @@ def _aside(
 
 
 def _answers(conn: Connection, names: Iterable[str], parameters: dict[str, Any], kinds: frozenset[str]) -> Answers:
-    """Each query is understood while pg_catalog alone is on the path, where nobody plants a function or an operator that
-    fits better than the server's, and runs when the path is the one to print for.
+    """Run some queries of the catalog and return their answers.
+
+    Each query is parsed while pg_catalog alone is on the path, where nobody can plant a function or an operator that
+    fits better than the server's. It runs when the path is the one to print for.
     """
     none: Answers = {name: [] for name in names if name in _KIND_OF and _KIND_OF[name] not in kinds}
     names = [name for name in names if name not in none]
@@ -345,9 +356,9 @@ def _only_catalog(conn: Connection) -> None:
 
 
 def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> dict[str, list[dict[str, Any]]]:
-    """All rows of some small tables, spelt as in a spec, with these columns of each.
+    """Return all rows of some small tables, with these columns of each, spelt as in a spec.
 
-    A column of a type that somebody made is left out: turning it into JSON may call a function of his.
+    A column of a type that a user made is left out: turning it into JSON may call a function of that user.
     """
 
     def read() -> dict[str, list[dict[str, Any]]]:
@@ -427,7 +438,10 @@ def _with_refs(rows: list[Any]) -> Iterator[tuple[Any, ObjectRef]]:
 
 
 def _spell(found: Snapshot, declared: frozenset[ObjectRef]) -> None:
-    """One spelling where the server has several: the usual owner, the application's schema in settings, IN arguments."""
+    """Give one spelling to what the server spells in several ways.
+
+    This concerns the usual owner, the application's schema in settings, and IN arguments.
+    """
     spellings = (found.schema, '"' + found.schema.replace('"', '""') + '"')  # reserved words are in quotes too
     counted = [of for ref, of in found.objects.items() if ref in declared] or list(found.objects.values())
     # Since PostgreSQL 15 a database comes with schema public owned by this role: it says nothing of who makes objects here.
@@ -446,7 +460,7 @@ def _spell(found: Snapshot, declared: frozenset[ObjectRef]) -> None:
 
 
 def _feeding(relations: list[Any]) -> dict[str, str]:
-    """Column → the one of its sequences that goes by the column's name: that of its identity or default."""
+    """Return one sequence for each column: that of its identity or default, or else the one with the usual name."""
     owned: dict[str, list[tuple[bool, bool, str]]] = {}
     for label, _, _, details in relations:
         if column := details.get("of_column"):

@@ -1,4 +1,4 @@
-"""One spelling for attributes that plainly mean the same."""
+"""The one spelling for attributes that plainly mean the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def canonical(key: str, value: Any) -> Any:
 
 
 def plain_fields(text: str) -> str:
-    """Without the case and quotes of the field of EXTRACT: they mean nothing, and servers print them in their own ways."""
+    """Remove case and quotes from the field of EXTRACT.
+
+    They mean nothing, and each server version prints them in its own way.
+    """
     if "EXTRACT(" not in text:
         return text
     parts = _LITERALS.split(text)
@@ -63,7 +66,7 @@ def plain_fields(text: str) -> str:
 
 
 def _switch(text: str) -> str:
-    """As the server reads a boolean."""
+    """Return `true` or `false` for a text that the server reads as a boolean, and any other text unchanged."""
     word = text.lower()
     return "true" if _TRUE.fullmatch(word) else "false" if _FALSE.fullmatch(word) else text
 

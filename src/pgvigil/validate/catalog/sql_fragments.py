@@ -1,4 +1,4 @@
-"""Pieces of SQL that the queries of pg_catalog have in common."""
+"""The pieces of SQL that the queries of pg_catalog have in common."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def for_kinds(query: str, kinds: frozenset[str]) -> str:
 
 
 def spelt(name: str) -> str:
-    """In quotes where SQL needs them in all versions: what is a keyword of some only, or of no consequence, goes without."""
+    """Return SQL that prints a name, in quotes where SQL needs them in all versions.
+
+    A word that is a keyword in some versions only has no quotes.
+    """
     plain = f"{name} ~ '^[a-z_][a-z0-9_]*$' AND {name} <> ALL (%(reserved)s::text[])"
     return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
 
@@ -60,12 +63,15 @@ def public(name: str, value: str) -> str:
 
 
 def comment_of(catalog: str, oid: str, column: str = "0") -> str:
-    """Joined, because a look-up by obj_description() for each of ten thousand objects takes longer than all the rest."""
+    """Return a join that reads the comment of an object.
+
+    A call of obj_description() for each of ten thousand objects is slower than all the rest.
+    """
     return f"""LEFT JOIN pg_description z ON z.objoid = {oid} AND z.classoid = '{catalog}'::regclass AND z.objsubid = {column}"""
 
 
 def names_of(numbers: str, relation: str) -> str:
-    """Names of columns, in the order of their numbers in an int2vector or int2[]."""
+    """Return SQL for the names of columns, in the order of their numbers in an int2vector or int2[]."""
     return f"""(SELECT json_agg({spelt("a.attname")} ORDER BY n.at) FROM unnest({numbers}::int2[]) WITH ORDINALITY n (number, at)
                JOIN pg_attribute a ON a.attrelid = {relation} AND a.attnum = n.number)"""
 

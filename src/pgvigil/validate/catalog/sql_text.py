@@ -1,4 +1,4 @@
-"""Words that all statements of a repair are made of: literals, remarks, names of objects as DDL takes them."""
+"""The words that all statements of a repair are made of: literals, remarks, names of objects as DDL takes them."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def enabled(word: str, root: str, name: str, attributes: Attributes) -> str:
 
 
 def comment_within(label: str, kind: str, name: str, text: str | None) -> str:
-    """On a check of a domain or a column of a composite type."""
+    """Return COMMENT for a check of a domain or for a column of a composite type."""
     what = f"CONSTRAINT {name} ON DOMAIN {label}" if kind == "domain" else f"COLUMN {label}.{name}"
     return f"COMMENT ON {what} IS {literal(text) if text else 'NULL'};"

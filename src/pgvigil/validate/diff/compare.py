@@ -109,7 +109,10 @@ class Comparison:
         return repair.Repairs(self.expected, self.roots, self.found, self.declaration.patterns)
 
     def _leave_open(self, ref: ObjectRef, expected: Attributes, there: Attributes | None) -> bool:
-        """If tables existed before, their lists need not be closed, and a CHECK of the application's own is its own affair."""
+        """Return True for a list of values that need not be closed, and for a CHECK of the application's own.
+
+        Lists of tables that are older than pgvigil stay open.
+        """
         ledger = self.rows.get(LEDGER)
         if ledger is None and table(LEDGER) in self.found.objects and there is None:
             self.builder.unreadable.add(LEDGER)
@@ -472,7 +475,7 @@ class Comparison:
 
     @cached_property
     def _without_named_not_null(self) -> bool:
-        """Before PostgreSQL 18 it had no name and no comment."""
+        """Return True before PostgreSQL 18, where NOT NULL has no name and no comment."""
         server = self.found.server
         return 0 < self.declaration.major < 18 or (server is not None and server.major < 18)
 
@@ -482,7 +485,10 @@ class Comparison:
         return bool(expected != there)
 
     def _restored_from_14(self, ref: ObjectRef) -> bool:
-        """14 knows no security_invoker: in a database restored from it no view has it."""
+        """Return True where no view has security_invoker.
+
+        PostgreSQL 14 does not know it, so a dump from it has none.
+        """
 
         def invokes(attributes: Attributes) -> bool:
             return "security_invoker" in (attributes.get("with") or {})

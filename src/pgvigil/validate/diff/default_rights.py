@@ -1,4 +1,4 @@
-"""Rights that an ALTER DEFAULT PRIVILEGES of an object's own owner gave to it, or took from it, when it was made."""
+"""The rights that ALTER DEFAULT PRIVILEGES of an object's own owner gave to it, or took from it, when it was made."""
 
 from __future__ import annotations
 

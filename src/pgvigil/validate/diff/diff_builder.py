@@ -49,7 +49,7 @@ _RANK = {
 
 
 class AttributeDiff(NamedTuple):
-    """One attribute of an object that is not as declared, unless a probe shows that both texts mean the same."""
+    """An attribute of an object that is not as declared, unless a probe shows that both texts mean the same."""
 
     expected: str
     found: str
@@ -68,7 +68,10 @@ class DiffBuilder:
     def __init__(
         self, declaration: Declaration, found: Snapshot, strict: bool = False, to_come: tuple[str, ...] = ()
     ) -> None:
-        """`to_come` are patterns of what migrations bring that are still to come: it is not looked for."""
+        """Begin a diff.
+
+        `to_come` has patterns of objects that later migrations bring: they are not reported as missing.
+        """
         self.declaration, self.found, self.strict, self.to_come = declaration, found, strict, to_come
         self.compared: Counter[str] = Counter()
         self.used_rules: set[str] = set()
@@ -98,7 +101,10 @@ class DiffBuilder:
         self._entries.append(_Entry(ref, finding, fix=(lambda _: fix()) if fix else None))
 
     def unexpected(self, ref: ObjectRef, found: str, ours: bool, fix: str = "", *, in_force: bool = False) -> None:
-        """`in_force`: it bears on objects of ours, so that no rule leaves it alone."""
+        """Add an object that is not declared.
+
+        With `in_force` it affects objects of ours, so that no rule ignores it.
+        """
         if in_force:
             self._in_force.add(ref)
         rules = () if in_force else self.declaration.ignore
@@ -193,7 +199,7 @@ class DiffBuilder:
         return finding
 
     def _followers(self) -> dict[ObjectRef, list[ObjectRef]]:
-        """Missing object → what is missing because of it: it belonged to it, or names it."""
+        """Return for each missing object the ones that are missing because of it: they belong to it or name it."""
         ranked = sorted(self._missing, key=lambda ref: _RANK.get(ref.kind, 99))
         keys = {ref: _names(ref) for ref in ranked}
         cause_of: dict[ObjectRef, ObjectRef] = {}
@@ -252,14 +258,14 @@ class DiffBuilder:
 
 
 def _takes_rows(routine: ObjectRef, attributes: Attributes, relation: re.Pattern[str]) -> bool:
-    """Its arguments, its result or its parsed body name a relation."""
+    """Return True for a routine whose arguments, result or parsed body name a relation."""
     body = attributes.get("body") or ""
     parsed = body if body.startswith(("BEGIN ATOMIC", "RETURN ")) else ""
     return bool(relation.search(" ".join([routine.signature, str(attributes.get("returns")), parsed])))
 
 
 def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:
-    """Names of the functions that come with a range type."""
+    """Return the names of the functions that come with a range type."""
     label = type_.label
     return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", ddl_routines.usual_multirange(label))
 

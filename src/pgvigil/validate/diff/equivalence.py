@@ -1,4 +1,7 @@
-"""Two spellings, one meaning? The server reads both, on a passing copy of the table, and prints what it understood."""
+"""Ask the server whether two spellings mean the same.
+
+It reads both, on a temporary copy of the table, and prints what it understood.
+"""
 
 from __future__ import annotations
 

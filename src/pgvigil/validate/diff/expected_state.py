@@ -17,7 +17,10 @@ Joined = tuple[dict[ObjectRef, Attributes], dict[ObjectRef, str], dict[ObjectRef
 
 
 def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, rows: Rows) -> Joined:
-    """Objects, the relations they belong to, and marks: without one, all attributes of an object are compared."""
+    """Return the expected objects, the relations they belong to, and their marks.
+
+    An object without a mark has all attributes compared.
+    """
     expected, roots, marks = declaration.objects, declaration.roots, declaration.marks
     if not declaration.complete:
         expected, marks = {}, {}
@@ -89,7 +92,7 @@ def _is_ours(declaration: Declaration, reference: Snapshot, ref: ObjectRef) -> b
 
 
 def _without_invoker(view: Attributes) -> Attributes:
-    """PostgreSQL 14 knows no security_invoker."""
+    """Remove security_invoker from the options of a view: PostgreSQL 14 does not know it."""
     options = {name: value for name, value in view.get("with", {}).items() if name != "security_invoker"}
     rest = {key: value for key, value in view.items() if key != "with"}
     return rest | ({"with": options} if options else {})

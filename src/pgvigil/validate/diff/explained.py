@@ -1,6 +1,7 @@
-"""Differences that something else explains: what pg_dump leaves out, what an owner's rights are, what an undeclared object has in it.
+"""The differences that have an explanation.
 
-They are noted, or reported with that, and are not compared.
+pg_dump leaves them out, they are an owner's rights, or they come with an undeclared object. They are noted, or reported
+with their cause, and are not compared.
 """
 
 from __future__ import annotations

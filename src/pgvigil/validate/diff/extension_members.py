@@ -1,4 +1,4 @@
-"""Objects of ours that were made members of an extension: no snapshot shows them."""
+"""The objects of ours that were made members of an extension. No snapshot shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""NOT NULL … NO INHERIT, which PostgreSQL 18 has: one constraint that differs is one finding, and is not made twice."""
+"""The comparison of NOT NULL … NO INHERIT, which PostgreSQL 18 has.
+
+One constraint that differs is one finding, and is not made twice.
+"""
 
 from __future__ import annotations
 

@@ -174,12 +174,18 @@ def _partition(
 
 
 def _by_index(key: str, table: Attributes) -> bool:
-    """Each partition has an index of its own, which somebody has to name for each."""
+    """Return True for a replica identity that names an index.
+
+    Each partition has an index of its own, so each needs its own setting.
+    """
     return key == "replica_identity" and table.get(key, "").startswith("USING INDEX ")
 
 
 def _columns(builder: DiffBuilder, name: str, label: str) -> None:
-    """Each as its table's, but for the default: an insert through the table uses the table's."""
+    """Compare the columns of a partition with its table's, but for defaults.
+
+    An insert through the table uses the table's defaults.
+    """
     objects = builder.found.objects
     for column in objects[table(name)].get("order", ()):
         ref, usual = ObjectRef.on("column", label, column), objects[ObjectRef.on("column", name, column)]
@@ -261,7 +267,7 @@ def _shown(moment: datetime) -> str:
 
 
 def _bounds(bound: str) -> tuple[int, int] | None:
-    """Milliseconds since 1970, which are the first 48 bits of a time-ordered id."""
+    """Return the bounds of a partition in milliseconds since 1970, which are the first 48 bits of a time-ordered id."""
     match = _BOUND.fullmatch(bound)
     return (_first_48_bits(match[1]), _first_48_bits(match[2])) if match else None
 

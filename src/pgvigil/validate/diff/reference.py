@@ -38,7 +38,7 @@ WHAT = "bodies, definitions, comments, rights and storage of our objects"
 
 
 def key_of(ddl: Path, schema: str) -> str:
-    """Changes with the DDL, the schema it is for, and with what is read of a catalog."""
+    """Return a key that changes with the DDL, with its schema, and with the queries that read a catalog."""
     return hashlib.sha256(ddl.read_bytes() + repr((schema, QUERIES)).encode()).hexdigest()
 
 
@@ -146,7 +146,7 @@ class Reference:
 
 
 def _hindrance(conn: Connection) -> str:
-    """Why there can be no scratch database, if so."""
+    """Return the reason why there can be no scratch database. Empty if there can be one."""
     may = conn.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
         " (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user)"
@@ -173,7 +173,10 @@ def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
 
 
 def load_ddl(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:
-    """In one transaction that is rolled back: the roles that the DDL makes belong to the whole server."""
+    """Load the DDL and return its snapshot.
+
+    All is rolled back, because the roles that the DDL makes belong to the whole server.
+    """
     with there.transaction(force_rollback=True):
         there.execute(
             "SET LOCAL synchronous_commit = off; SET LOCAL check_function_bodies = off; SET LOCAL pgvigil.only_to_read = 'on'"

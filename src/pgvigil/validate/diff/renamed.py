@@ -32,7 +32,7 @@ class Renames:
 
 
 def unless_any(expected: dict[ObjectRef, Attributes], marks: dict[ObjectRef, Mark], found: Snapshot) -> Renames | None:
-    """No renames, where that is seen at once; None where they have to be searched for."""
+    """Return an empty set of renames where a quick look shows that there are none, or None where a search is needed."""
     if expected == found.objects:
         return Renames(found, nothing_differs=True)
     missing = expected.keys() - found.objects.keys()

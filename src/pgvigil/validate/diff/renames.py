@@ -152,7 +152,10 @@ class Search:
         return order.index(column.name) if column.name in order else -1
 
     def _labels(self) -> None:
-        """Expressions print a label as it is called now: one that was renamed is read as it was."""
+        """Read expressions with the old names of renamed labels.
+
+        The server prints the names that the labels have now.
+        """
         for ref, expected in self.expected.items():
             there = self.found.objects.get(ref)
             if ref.kind == "type" and there and expected.get("labels") != there.get("labels"):
@@ -259,7 +262,7 @@ class Search:
         )
 
     def _columns_of(self, relation: ObjectRef) -> dict[str, ObjectRef]:
-        """Of a relation that is there; they are sorted once, and again when something has moved."""
+        """Return the columns of a relation that exists. They are sorted once, and again after an object was renamed."""
         if not self.columns_there:
             self.columns_there = _columns(self.found.objects, self.found.roots)
         return self.columns_there.get(relation.label, {})
@@ -344,7 +347,7 @@ class Search:
         self.columns_there = {}
 
     def _move_sequence(self, ref: ObjectRef, to: ObjectRef, root: str) -> None:
-        """With the rights on it."""
+        """Rename a sequence together with the rights on it."""
         self._move(ref, to, root)
         on = f"on {ref} "
         for right in [one for one in self.found.objects if one.label.startswith(on) and one.of == ref]:
@@ -359,7 +362,7 @@ class Search:
         self.words.append((re.compile(rf'{before}{re.escape(old)}(?![\w"$])'), new, re.compile(again), r"\1"))
 
     def _read(self, value: Any) -> Any:
-        """With the names that are wanted."""
+        """Return a value with the expected names in the place of the found ones."""
         if isinstance(value, str):
             for word, new, again, once in self.words:
                 value = word.sub(lambda _, new=new: new, value)  # type: ignore[misc]
@@ -403,7 +406,10 @@ class Search:
         return f"{unquoted(schema_of(label)) or self.found.schema}.{unquoted(last_name(label))}"
 
     def _usual_names(self, ref: ObjectRef) -> None:
-        """Names that the server had given by the old name, and that would be given by the wanted one too."""
+        """Remove names that the server derived from the old name.
+
+        It would derive those of the expected name in the same way.
+        """
         for other, of in list(self.found.objects.items()):
             if other.of_column and "name" in of:
                 if of["name"] == quoted(usual_sequence(other.of_column)):

@@ -1,7 +1,7 @@
-"""Folds what the session application puts in the place of ours at each of its starts into one note.
+"""Report the objects that the session application replaces at each of its starts in one note.
 
-Triggers are known by their shape: three names that call the application's functions of three names. Two views are known by their
-query, as the server prints it. Anything else in those places stays a finding.
+Triggers are known by their shape: three names that call the application's functions of three names. Two views are known
+by their query, as the server prints it. Anything else in those places stays a finding.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def _is_enabled(trigger: Attributes) -> bool:
 
 
 def _query(view: Attributes) -> str:
-    """On one line. Before PostgreSQL 16 the server prints the table's name before each column, and since then only where it must."""
+    """Return the query of a view on one line, without the table's name before its columns.
+
+    Since PostgreSQL 16 the server prints that only where it is needed.
+    """
     return re.sub(r"\b(?:s|performance_logs)\.", "", " ".join(str(view.get("definition", "")).split()))
 
 

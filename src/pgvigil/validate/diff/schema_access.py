@@ -1,4 +1,7 @@
-"""Roles that must reach the application's schema: its tables' owner, as whom functions run, and the roles that the spec grants to."""
+"""The check of roles that must reach the application's schema.
+
+These are the owner of its tables, as whom functions run, and the roles that the spec grants to.
+"""
 
 from __future__ import annotations
 

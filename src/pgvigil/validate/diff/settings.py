@@ -1,4 +1,4 @@
-"""Settings that new sessions begin with, and that keep our triggers, guards and names from their work."""
+"""The check of settings that new sessions begin with, and that keep our triggers, guards and names from their work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _NAMING = ("pgvigil.actor", "pgvigil.reason", "pgvigil.session_id")
 
 
 def compare(builder: DiffBuilder, server: Server, conn: Connection, least_active: float) -> None:
-    """`least_active` is the shortest time, in hours, after which a policy calls a session dormant."""
+    """Compare the settings with what our objects need.
+
+    `least_active` is the shortest time in hours until a policy calls a session dormant.
+    """
     known: set[str] = set()
     for name, value, here, role, writes in server.settings:
         place = f"DATABASE {quoted(server.database)}"
@@ -91,7 +94,10 @@ def _granularity(conn: Connection, value: str, least_active: float) -> str:
 
 
 def _triggers_off(builder: DiffBuilder, role: str | None, fix: str, *, meant: bool) -> None:
-    """One role may be meant to do without, that of a replication: one that writes nothing here, or a superuser."""
+    """Report a setting that disables triggers.
+
+    It may be intended for one role, that of a replication: a superuser, or a role without writes here.
+    """
     said = "no trigger fires and no foreign key is checked"
     if role and meant:
         ref = ObjectRef("setting", f"{_TRIGGERS} of role {quoted(role)}")
@@ -106,7 +112,7 @@ def _triggers_off(builder: DiffBuilder, role: str | None, fix: str, *, meant: bo
 
 
 def _other_tables(builder: DiffBuilder, server: Server, value: str, place: str, whose: str) -> None:
-    """Names without a schema mean what the path finds first."""
+    """Report a search_path on which a name without a schema means a table other than ours."""
     schema = builder.found.schema
     parts = [unquoted(part) for part in re.findall(r'"(?:[^"]|"")*"|[^,\s"]+', value)]
     before = parts[: parts.index(schema)] if schema in parts else parts

@@ -110,7 +110,10 @@ class Unexpected:
         return "identity" in self.found.objects.get(column, {}) or column not in self.expected
 
     def _is_silent(self, ref: ObjectRef, root: str) -> bool:
-        """Not even a note: what everybody does with tables of his own."""
+        """Return True for an object that deserves no note.
+
+        Applications commonly have such objects beside their own tables.
+        """
         if ref.of_column and (root in self.declaration.application or self._is_identity(ref)):
             return True
         if self.of_reference and self.found.grantees.get(ref) in self.declaration.roles:
@@ -174,7 +177,7 @@ class Unexpected:
         )
 
     def _consequence(self, ref: ObjectRef, attributes: Attributes) -> str:
-        """Words on what an object does to ours."""
+        """Return words on the effect of an object on ours."""
         kind = ref.kind
         if kind in ("grant", "revocation") and (default := explained(self.found, ref, attributes)):
             return f", by {default}"
@@ -192,7 +195,7 @@ class Unexpected:
         return ""
 
     def _row_security(self) -> None:
-        """Told as something that was added, not as a difference."""
+        """Report row security as something that was added, not as a difference."""
         for ref, attributes in self.found.objects.items():
             if (
                 "row_security" in attributes

@@ -1,1 +1,1 @@
-"""Documents written from a spec: Markdown and pgTAP tests."""
+"""The documents written from a spec: Markdown and pgTAP tests."""

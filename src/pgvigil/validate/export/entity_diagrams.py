@@ -1,4 +1,4 @@
-"""Diagrams of tables and their foreign keys, in the language of Mermaid."""
+"""The diagrams of tables and their foreign keys, in the language of Mermaid."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def fits(parts: Iterable[Drawing]) -> bool:
 
 
 def grouped(parts: list[Drawing]) -> Iterator[list[Drawing]]:
-    """As many in a diagram as it holds, neighbours together."""
+    """Yield groups of as many parts as a diagram holds, neighbours together."""
     group: list[Drawing] = []
     for part in _neighbours(parts):
         if group and not fits([*group, part]):
@@ -139,7 +139,7 @@ def _names(columns: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Without the characters that end a name in a diagram."""
+    """Replace the characters that end a name in a diagram."""
     return one_line(text).translate(_LOOKALIKES)
 
 

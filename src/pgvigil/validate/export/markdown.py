@@ -82,7 +82,10 @@ class _Page:
     # --- diagram -----------------------------------------------------------------------------------------------------
 
     def _diagrams(self, tables: Mapping[ObjectRef, Attributes]) -> Iterator[str]:
-        """One of all tables, or several: of each schema, of tables that reference one another. Partitions are not drawn."""
+        """Draw one diagram of all tables, or several: by schema, and by tables that reference one another.
+
+        Partitions are not drawn.
+        """
         entities = Entities()
         labels = [ref.label for ref, of in tables.items() if not of.get("partition_of")]
         parts = [self._drawing(entities, label) for label in labels]
@@ -269,7 +272,7 @@ def _policy(attributes: Attributes) -> str:
 
 
 def _summary(attributes: Attributes) -> str:
-    """Kind first, then whatever else is said."""
+    """Return the kind of an object, then its other attributes."""
     kind = attributes.get("kind", "")
     rest = {key: value for key, value in attributes.items() if key not in ("kind", "comment", "owned_by")}
     others = "; ".join(
@@ -304,7 +307,7 @@ def _listing(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
 
 
 def _code(text: str) -> str:
-    """As code that may be in a table, whatever backquotes and bars are in it."""
+    """Return text as code that may be in a table, with any backquotes and bars in it."""
     text = one_line(" ".join(text.split(" ")).strip())
     if not text:
         return ""
@@ -317,7 +320,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Prose of somebody else as one line of text in which nothing is markup."""
+    """Return prose from outside as one line of text in which nothing is markup."""
     return re.sub(r"([\\`*\[\]<>|#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", one_line(" ".join(text.split())))
 
 

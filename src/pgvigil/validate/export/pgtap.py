@@ -1,7 +1,7 @@
-"""pgTAP tests written from a spec: they pass on a database that validates, and say so where it does not.
+"""Write pgTAP tests from a spec: they pass on a database that validates, and fail with a reason on any other.
 
-pgTAP's own functions are used where they exist. Expressions are never compared as text alone: a restored database spells
-some of them in another way. Where the texts differ, helpers of the script let the server read and print both.
+pgTAP's own functions are used where they exist. Expressions are never compared as text alone: a restored database
+spells some of them in another way. Where the texts differ, helpers of the script let the server read and print both.
 
 More than 400 lines: one script, to which each kind of object adds its tests.
 """
@@ -84,7 +84,7 @@ def _alone(title: str, test: str) -> str:
 
 
 def text(value: str) -> str:
-    """As a string literal, whatever standard_conforming_strings says."""
+    """Return a string literal that is right with any value of standard_conforming_strings."""
     quoted = "'" + value.replace("'", "''") + "'"
     return "E" + quoted.replace("\\", "\\\\") if "\\" in value else quoted
 
@@ -103,7 +103,7 @@ class _Writer:
         self.schema = schema
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
-        """Tests by what they are about: a relation with all that belongs to it, or an object by itself."""
+        """Yield the tests by subject: a relation with all that belongs to it, or an object by itself."""
         found: dict[str, list[str]] = {}
         for ref, attributes in self.declared.objects.items():
             mark = self.declared.marks.get(ref, _WHOLE)
@@ -124,7 +124,7 @@ class _Writer:
     # --- spelling ----------------------------------------------------------------------------------------------------
 
     def _names(self, label: str) -> tuple[str, str]:
-        """Schema and name, without quotes."""
+        """Return schema and name, without quotes."""
         parts = [part[1:-1].replace('""', '"') if part[0] == '"' else part for part in _PART.findall(label)]
         return (parts[0], parts[1]) if len(parts) > 1 else (self.schema, parts[0])
 
@@ -132,7 +132,7 @@ class _Writer:
         return ", ".join(map(text, self._names(label)))
 
     def _qualified(self, label: str) -> str:
-        """With its schema: a type may be called as one of pg_catalog, which is looked at first."""
+        """Return a name with its schema: a type may have the name of one in pg_catalog, which is looked up first."""
         return ".".join(map(_quoted, self._names(label)))
 
     def _found_by(self, ref: ObjectRef) -> str:
@@ -170,7 +170,7 @@ class _Writer:
         return [self._bare(name) for name, _ in self._on(root, kind)]
 
     def _owner(self, ref: ObjectRef, attributes: Attributes, mark: Mark) -> Iterator[str]:
-        """Whose it is: a role that is named, or the one that owns most."""
+        """Test the owner of an object: a named role, or the role that owns most objects."""
         kind, label = ref.kind.split()[-1], ref.label
         if kind not in _RIGHTS or not self._speaks_of("owned_by", attributes, mark) or ref.of_column:
             return
@@ -199,7 +199,10 @@ class _Writer:
 
     @staticmethod
     def _if_role(role: str, test: str) -> str:
-        """Roles belong to the whole server, and one that is missing is not a fault of this database."""
+        """Return a test that is skipped without the role.
+
+        Roles belong to the whole server: a missing one is not a fault of this database.
+        """
         there = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {text(role)})"
         return f"CASE WHEN {there} THEN {test} ELSE skip({text(one_line(f'there is no role {role}'))}, 1) END"
 
@@ -569,7 +572,10 @@ class _Writer:
     # --- rights ------------------------------------------------------------------------------------------------------
 
     def _grant(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:
-        """Rights beyond those that come with an object; of a revocation, those of them that are not there."""
+        """Test the rights beyond those that come with an object.
+
+        For a revocation, test that some of those are absent.
+        """
         of = ref.of
         if of is None or of.kind not in _RIGHTS:
             return

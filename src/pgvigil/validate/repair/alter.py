@@ -1,4 +1,4 @@
-"""ALTER statements that bring the attributes of an object to what is expected."""
+"""The ALTER statements that bring the attributes of an object to what is expected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BASE = ("RECEIVE", "SEND", "TYPMOD_IN", "TYPMOD_OUT", "ANALYZE", "SUBSCRIPT", "
 def alter_column(
     root: str, name: str, expected: Attributes, found: Attributes, key: str, *, foreign: bool = False
 ) -> Iterable[str]:
-    """`foreign`: the rows are elsewhere, and nothing converts them."""
+    """Yield the statements for one attribute of a column.
+
+    With `foreign` the rows are elsewhere, and no statement converts them.
+    """
     alter = f"ALTER TABLE {root} ALTER COLUMN {name}"
     if key == "nullable":
         yield f"{alter} {'SET' if expected.get('nullable') is False else 'DROP'} NOT NULL;"
@@ -56,7 +59,7 @@ def alter_column(
 
 
 def _usual_storage(type_: str) -> str:
-    """As pg_type has it; SET STORAGE DEFAULT came with PostgreSQL 16."""
+    """Return the storage of a type as pg_type has it, because SET STORAGE DEFAULT exists only since PostgreSQL 16."""
     return "MAIN" if type_.startswith(("numeric", "inet", "cidr")) and not type_.endswith("[]") else "EXTENDED"
 
 
@@ -206,7 +209,11 @@ def _attribute(text: str) -> tuple[str, str]:
 
 
 def _attributes(label: str, expected: list[str], found: list[str]) -> list[str]:
-    """One in whose place another of the same type is has been renamed. One can be added at the end alone."""
+    """Return the statements for the attributes of a composite type.
+
+    An attribute is renamed where another one of the same type is in its place. A new attribute can only be added at the
+    end.
+    """
     right, there = (dict(map(_attribute, columns)) for columns in (expected, found))
     lines = []
     if len(right) == len(there):

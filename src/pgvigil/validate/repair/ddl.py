@@ -67,7 +67,7 @@ def _relation(attributes: Attributes) -> str:
 
 
 def grant(right: ObjectRef, attributes: Attributes, give: bool) -> str:
-    """Gives or takes the privileges of a grant or a revocation."""
+    """Give or revoke the privileges of a grant or a revocation."""
     what, role = right.of, right.grantee
     if what is None:
         return ""
@@ -99,7 +99,7 @@ _DEFAULT = re.compile(
 
 
 def default_grant(name: str, attributes: Attributes, *, give: bool) -> str:
-    """From `in schema s on tables of owner to role` and its privileges."""
+    """Return ALTER DEFAULT PRIVILEGES for `in schema s on tables of owner to role` and its privileges."""
     match = _DEFAULT.fullmatch(name)
     if match is None:
         return ""
@@ -118,7 +118,10 @@ def default_grant(name: str, attributes: Attributes, *, give: bool) -> str:
 
 
 def setting(label: str, value: str | None) -> str:
-    """Of new sessions, from `work_mem` or `work_mem of role r`. "" for a value that the spec does not hold."""
+    """Return the statement for a setting of new sessions.
+
+    The label is `work_mem` or `work_mem of role r`. "" for a value that the spec does not hold.
+    """
     name, _, role = label.partition(" of role ")
     place = f"ROLE {role} IN DATABASE {{database}}" if role else "DATABASE {database}"
     if value is None:
@@ -127,7 +130,7 @@ def setting(label: str, value: str | None) -> str:
 
 
 def create(ref: ObjectRef, root: str, attributes: Attributes, columns: dict[str, Attributes] | None = None) -> str:
-    """All it takes to make the object, comment included; `columns` are those of a table. "" if that is not known."""
+    """Return all that makes the object, comment included; `columns` are those of a table. "" if that is not known."""
     kind, label = ref.kind, ref.label
     makers: dict[str, Callable[[], str]] = {
         "schema": lambda: f"CREATE SCHEMA {label};",
@@ -236,7 +239,7 @@ def secrets(what: str, name: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def text_search(definition: str) -> tuple[str, dict[str, list[str]]]:
-    """Parser of a text search configuration, and the dictionaries of each kind of token."""
+    """Return the parser of a text search configuration, and the dictionaries of each kind of token."""
     parser, _, rest = definition.removeprefix("PARSER ").partition(", ")
     mappings: dict[str, list[str]] = {}
     for token, dictionary in re.findall(r'(\w+) ((?:"(?:[^"]|"")*"|[^",])+)(?:, |$)', rest):

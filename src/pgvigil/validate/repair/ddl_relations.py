@@ -1,4 +1,4 @@
-"""CREATE of tables and views and of what belongs to them, and the attributes that a table gets by ALTER."""
+"""The CREATE statements of tables, views and what belongs to them, and the attributes that a table gets by ALTER."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def column(attributes: Attributes) -> str:
 
 
 def identity(attributes: Attributes) -> str:
-    """`identity_options`: those of its sequence, where somebody has put them in."""
+    """Return GENERATED … AS IDENTITY, with `identity_options`, those of the sequence, where it has any."""
     options = f" ({attributes['identity_options']})" if "identity_options" in attributes else ""
     return f" GENERATED {attributes['identity']} AS IDENTITY{options}"
 
@@ -91,7 +91,7 @@ def attach(label: str, attributes: Attributes) -> str:
 
 
 def relation(label: str, key: str, attributes: Attributes) -> str:
-    """ALTER TABLE for an attribute of a relation."""
+    """Return ALTER TABLE for an attribute of a relation."""
     value: str | None = attributes.get(key)
     if key == "row_security":
         words = {

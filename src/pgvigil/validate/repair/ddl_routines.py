@@ -1,4 +1,4 @@
-"""CREATE of functions, procedures, aggregates and types."""
+"""The CREATE statements of functions, procedures, aggregates and types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgvigil.validate.catalog.sql_text import LISTS, comment_within, literal
 
 
 def function(kind: str, label: str, attributes: Attributes) -> str:
-    """CREATE OR REPLACE, or "" where the body is not known."""
+    """Return CREATE OR REPLACE, or "" where the body is not known."""
     name = label[: first_parenthesis(label)]
     if kind == "aggregate":
         return (
@@ -67,7 +67,7 @@ def definition_list(parts: dict[str, str]) -> str:
 
 
 def base_list(parts: dict[str, str]) -> str:
-    """As definition_list(), with the values that are texts in quotes."""
+    """Return the same as definition_list(), with quotes around the values that are texts."""
     said = {
         name: literal(text) if name in ("DELIMITER", "DEFAULT", "CATEGORY") else text for name, text in parts.items()
     }
@@ -109,7 +109,7 @@ def create_type(label: str, attributes: Attributes) -> str:
 
 
 def renamed_labels(expected: list[str], found: list[str]) -> dict[str, str]:
-    """Labels of an enum in whose places others are: what they are → what they are to be."""
+    """Return the labels of an enum that have others in their places, from the found label to the expected one."""
     added = [one for one in expected if one not in found]
     gone = [one for one in found if one not in expected]
     there = [one for one in expected if one in found]

@@ -1,4 +1,4 @@
-"""One script of all repairs of a report, in an order that works."""
+"""Write one script of all repairs of a report, in an order that works."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
 
 
 def fix_sql(report: Report) -> str:
-    """All repairs, what others need first: in one transaction, but for what refuses to run in one, which comes after it."""
+    """Return all repairs in one transaction, in the order of their needs.
+
+    Statements that a transaction refuses come after it.
+    """
     refs = {f.object: ObjectRef.parse(f.object) for f in report.findings}
     anew = [ObjectRef("view", match[1]) for f in report.findings for match in _DROPPED_VIEW.finditer(f.fix)]
     repaired = [f for f in report.findings if f.fix and not any(refs[f.object].within(one) for one in anew)]
@@ -87,8 +90,10 @@ def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
 
 
 def ordered(pieces: list[tuple[ObjectRef, str, bool]]) -> list[str]:
-    """Statements for objects, so that what makes an object goes before what names it. Those that remove one come first, but
-    for what others may depend on until they are repaired: that goes last, unless its name is wanted.
+    """Return statements in such an order that what makes an object goes before what names it.
+
+    Statements that remove an object come first. Where others may depend on the object until they are repaired, its
+    removal goes last, unless its name is needed.
     """
     # A foreign key comes after the key that it references.
     left = sorted(pieces, key=lambda piece: (*_rank(piece[0], removed=piece[2]), " FOREIGN KEY " in piece[1]))

@@ -1,4 +1,4 @@
-"""Repairs of single objects: what makes a missing one, changes one that differs, and removes one that nobody declared.
+"""Repair single objects: make a missing one, change one that differs, and remove one that is not declared.
 
 More than 400 lines: all three need the same two sides, and making an object again is how many are changed.
 """
@@ -37,7 +37,7 @@ _BY_DEFAULT = {
 
 
 class Repairs:
-    """Repairs from what is wanted, all of it, and what was found."""
+    """The repairs that lead from what was found to all that is expected."""
 
     def __init__(
         self,
@@ -264,7 +264,7 @@ class Repairs:
         return lines
 
     def _of(self, ref: ObjectRef) -> list[str]:
-        """Rights on an object that belongs to no relation."""
+        """Return the statements for rights on an object that belongs to no relation."""
         rights = [other for other in self.expected if other.kind in ("grant", "revocation") and other.of == ref]
         return [self._created(other, "", self.expected[other]) for other in rights]
 
@@ -315,7 +315,7 @@ class Repairs:
         return f"REINDEX INDEX {beside(root, ref.name)};" if not self._partitioned(root) else ""
 
     def drop(self, ref: ObjectRef) -> str:
-        """Of what is not to be there: commented out where data go with it."""
+        """Return the statement that removes an unexpected object. It is commented out where data go with the object."""
         attributes = self.found.objects[ref]
         if ref.kind == "revocation" and (
             self._is_anothers(ref.of) or (ref.grantee == "PUBLIC" and "EXECUTE" in attributes["privileges"])

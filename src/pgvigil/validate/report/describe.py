@@ -1,4 +1,4 @@
-"""Attributes in words, for the report."""
+"""Describe attributes in words, for the report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LONG = ("body", "definition", "comment")
 
 
 def attribute(ref: ObjectRef, key: str, attributes: Attributes) -> str:
-    """One attribute, or its absence, in words."""
+    """Describe one attribute, or its absence, in words."""
     kind = ref.kind
     value = attributes.get(key)
     if flag := _FLAGS.get((kind, key)):
@@ -111,7 +111,7 @@ def in_one_line(ref: ObjectRef, attributes: Attributes) -> str:
 
 
 def difference(expected: str, found: str) -> tuple[str, str]:
-    """Two long texts: the first line in which they differ, numbered."""
+    """Return the first line in which two long texts differ, with its number."""
     lines, others = expected.splitlines(), found.splitlines()
     if len(lines) <= 1 and len(others) <= 1:
         return expected, found

@@ -24,10 +24,10 @@ KINDS: tuple[Kind, ...] = tuple(MEANINGS)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as declared.
+    """A difference between an object and its declaration.
 
-    `also` names what follows from it and is not listed by itself; `fix` is the SQL that repairs it, where one can be given;
-    `line` is that of the spec's entry it comes from, where there is one.
+    `also` has the objects that differ because of it and are not listed by themselves. `fix` is the SQL that repairs it,
+    where there is one. `line` is the line of the spec's entry, where there is one.
     """
 
     kind: Kind
@@ -56,7 +56,10 @@ class Finding:
 
 
 def in_one_transaction(fix: str) -> str:
-    """Statements of which the first takes away what a later one makes again: all of them, or none."""
+    """Put statements into one transaction where the first removes what a later one makes again.
+
+    All of them run, or none.
+    """
     takes = any(line.startswith(("DROP ", "ALTER TABLE ")) and re.search(_TAKES, line) for line in fix.splitlines())
     several = fix.count(";\n") > 0
     return f"BEGIN;\n{fix}\nCOMMIT;" if takes and several and not outside_transactions(fix) else fix
@@ -75,7 +78,7 @@ REPLACED = "start-up of the application"  # the object of a note about these
 
 
 class Unchecked(NamedTuple):
-    """Something that could not be compared: a group of objects or one object, and why. Never taken for a pass."""
+    """A group of objects, or one object, that could not be compared, with the reason. It never counts as a pass."""
 
     objects: str
     reason: str
@@ -114,7 +117,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Everything was compared, and nothing was found."""
+        """Return True where everything was compared and nothing was found."""
         return not self.findings and not self.unchecked
 
     @property

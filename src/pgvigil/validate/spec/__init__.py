@@ -1,1 +1,1 @@
-"""Specs: reading them, writing them, and the objects they declare."""
+"""Read specs, write them, and list the objects they declare."""

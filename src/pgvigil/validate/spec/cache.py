@@ -1,7 +1,7 @@
-"""Files in the user's cache directory, found again by what they were made from. Losing them costs time, nothing else.
+"""The files in the user's cache directory, found again by what they were made from. Their loss costs time only.
 
-What is read there is believed. So only a file is read that nobody else can have written: a regular file of ours, in a directory
-of ours, neither of them open to others.
+Content of these files is trusted. So only a file is read that nobody else can have written: a regular file of ours, in
+a directory of ours, neither of them open to others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(r"(reference|spec)-[^/]*\.json|pgvigil-[a-z0-9_]*\.new")  # w
 
 
 def directory() -> Path:
-    """`$XDG_CACHE_HOME/pgvigil`, by default in `~/.cache`."""
+    """Return `$XDG_CACHE_HOME/pgvigil`, by default in `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "pgvigil"
 
@@ -42,7 +42,10 @@ def read(name: str) -> str | None:
 
 
 def write(name: str, text: str) -> None:
-    """Whole or not at all, and only for its owner; a directory that is not ours or cannot be written to is not an error."""
+    """Write a file whole or not at all, readable for its owner only.
+
+    A directory that is not ours or not writable is not an error.
+    """
     with suppress(OSError, RuntimeError):
         folder = directory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def write(name: str, text: str) -> None:
 
 
 def _prune(folder: Path) -> None:
-    """Removes the oldest files that we wrote; other files there are not ours to remove."""
+    """Remove the oldest files that we wrote; other files there are not ours to remove."""
     ours = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # another process was quicker
@@ -72,7 +75,10 @@ def _is_closed(found: os.stat_result) -> bool:
 
 
 def load_declaration(path: Path) -> Declaration:
-    """Of a spec file. It is kept as it was understood: to read and check one of ten thousand objects takes seconds."""
+    """Return the declaration of a spec file.
+
+    It is cached, because a spec of ten thousand objects takes seconds to read and check.
+    """
     code = [
         Path(__file__).with_name(name).read_bytes()
         for name in ("document.py", "loader.py", "expand.py", "declaration.py")

@@ -45,7 +45,10 @@ _BY_REF = ("objects", "marks", "bodies")
 
 @dataclass(frozen=True)
 class Declaration:
-    """`roots` names the relation an object belongs to. Without a mark all attributes of an object are compared."""
+    """The objects that a spec declares.
+
+    `roots` has the relation of each object. An object without a mark has all attributes compared.
+    """
 
     name: str
     schemas: tuple[str, ...]

@@ -36,7 +36,7 @@ Action = Literal["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"]
 
 
 def spelt(text: str) -> str:
-    """Short names of types as PostgreSQL prints them."""
+    """Replace short names of types by the names that PostgreSQL prints."""
     parts = _LITERAL.split(text)
     return "".join(
         part if at % 2 else _ALIAS.sub(lambda match: _ALIASES[match[1]], part) for at, part in enumerate(parts)
@@ -119,7 +119,7 @@ class Constraint:
 
     @property
     def target(self) -> tuple[str, tuple[str, ...]]:
-        """Table and columns that a foreign key references."""
+        """The table and the columns that a foreign key references."""
         match = _REFERENCES.fullmatch(self.references)
         return (match[1], tuple(column.strip() for column in match[2].split(","))) if match else ("", ())
 
@@ -313,7 +313,7 @@ class Type:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
-    """Keyed by its name, or as `of table.column` when a column owns it."""
+    """A sequence, keyed by its name, or as `of table.column` when a column owns it."""
 
     type: str  # smallint, integer or bigint
     increment: int = 1  # step
@@ -398,7 +398,7 @@ class Collation:
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """Of a rare kind, keyed by kind and name."""
+    """An object of a rare kind, keyed by kind and name."""
 
     definition: str = ""  # what it is made of
     options: dict[str, str] = field(default_factory=dict)
@@ -410,7 +410,7 @@ class Other:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Of new sessions: ALTER DATABASE … SET, or ALTER ROLE … IN DATABASE … SET."""
+    """A setting of new sessions: ALTER DATABASE … SET, or ALTER ROLE … IN DATABASE … SET."""
 
     value: str  # as pg_db_role_setting holds it
     line: int
@@ -437,7 +437,7 @@ class Ignore:
 
 @dataclass(frozen=True, kw_only=True)
 class Later:
-    """Objects that only a migration outside a transaction makes or completes."""
+    """A list of objects that only a migration outside a transaction makes or completes."""
 
     revision: str  # the migration that brings them
     objects: tuple[str, ...]  # patterns of paths: `index sessions.*`

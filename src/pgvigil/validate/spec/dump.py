@@ -130,7 +130,10 @@ def _function(kind: str, attributes: Attributes) -> Attributes:
 
 
 def _dumper() -> Any:
-    """Texts of several lines in YAML's block style, all others that could be something else in quotes."""
+    """Return a dumper that writes long texts in YAML's block style.
+
+    It quotes all other texts that could be read as something else.
+    """
     import yaml
 
     base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -163,7 +163,7 @@ def relation_of_right(right: ObjectRef) -> str:
 
 @functools.cache
 def _fields(cls: Any) -> list[tuple[str, str, Any]]:
-    """Field, attribute and default of what is an attribute."""
+    """Return the fields of a class that are attributes: name, attribute and default of each."""
     return [
         (
             item.name,
@@ -254,7 +254,7 @@ def _function(function: Function) -> Attributes:
 
 
 def constraint_definition(declared: Constraint) -> str:
-    """As pg_get_constraintdef prints it."""
+    """Return the definition of a constraint as pg_get_constraintdef prints it."""
     if declared.definition:
         return declared.definition
     if declared.check:
@@ -270,7 +270,7 @@ def constraint_definition(declared: Constraint) -> str:
 
 
 def index_definition(declared: Index) -> str:
-    """As pg_get_indexdef prints it, without names and storage parameters."""
+    """Return the definition of an index as pg_get_indexdef prints it, without names and storage parameters."""
     if declared.definition:
         return declared.definition
     include = f" INCLUDE ({', '.join(declared.include)})" if declared.include else ""
@@ -279,6 +279,6 @@ def index_definition(declared: Index) -> str:
 
 
 def _enclosed(expression: str) -> str:
-    """In the parentheses that the server puts around all but a bare name."""
+    """Put an expression into the parentheses that the server prints around all but a bare name."""
     text = bare(expression)
     return text if PLAIN_NAME.fullmatch(text) else f"({text})"

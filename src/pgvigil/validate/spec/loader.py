@@ -1,4 +1,4 @@
-"""Reading a spec, and whether its parts fit together."""
+"""Read a spec and check that its parts fit together."""
 
 from __future__ import annotations
 

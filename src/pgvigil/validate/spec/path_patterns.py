@@ -1,7 +1,7 @@
-"""Patterns of paths: kind, names, the rest, and the role of a right are matched each for itself.
+"""The patterns of paths: kind, names, the rest, and the role of a right are each matched by themselves.
 
-A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is not a table, and a rule for
-tables does not cover it.
+A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is not a table, and a rule
+for tables does not cover it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ _RIGHT = re.compile(r'\s(?:to|from) ("(?:[^"]|"")*"|\S+)$')
 
 @dataclass(frozen=True)
 class Path:
-    """`index sessions.idx` is ("index", ["sessions", "idx"]); what follows the name is the rest, and of a right its role."""
+    """A path in its parts.
+
+    `index sessions.idx` is ("index", ["sessions", "idx"]). The text after the name is the rest, and of a right its
+    role.
+    """
 
     kind: str
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""YAML nodes bound to dataclasses, so that every complaint about a file can say where: `<path>:<line>`.
+"""Bind YAML nodes to dataclasses, so that every complaint about a file can name its place: `<path>:<line>`.
 
 The types of the fields are the grammar. A field `line` gets the line of its object's key; a trailing underscore in a
 field's name, there to avoid a Python keyword, is not part of the key. A ValueError out of `__post_init__` is a
@@ -102,7 +102,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 class Binder:
-    """Turns the nodes of one file into values; knows the file's path for its complaints."""
+    """A converter of the nodes of one file into values; it knows the file's path for its complaints."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -201,7 +201,10 @@ def _alternatives(kind: Any) -> list[Any]:
 
 @functools.cache
 def grammar(cls: Any) -> tuple[dict[str, tuple[str, Any]], list[str]]:
-    """Key → (field, type), without the optional part of `X | None`; and the keys that must be there."""
+    """Return the fields of a class by key, each with its type, and the required keys.
+
+    The optional part of `X | None` is left out.
+    """
     hints = typing.get_type_hints(cls)
     fields: dict[str, tuple[str, Any]] = {}
     required = []

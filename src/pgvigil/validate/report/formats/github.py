@@ -1,4 +1,4 @@
-"""Workflow commands of GitHub Actions: each finding is shown at its line of the spec in the pull request."""
+"""The workflow commands of GitHub Actions: each finding is shown at its line of the spec in the pull request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _lines(report: Report, spec: str) -> Iterator[str]:
 
 
 def command(name: str, file: str, line: int | None, title: str, message: str) -> str:
-    """One annotation."""
+    """Return one annotation."""
     at = f"file={_property(file)}" + (f",line={line}" if line else "")
     return f"::{name} {at},title={_property(title)}::{_data(message)}"
 

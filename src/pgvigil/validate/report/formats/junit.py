@@ -1,4 +1,7 @@
-"""JUnit XML as Jenkins, GitLab and their kin read it: a case for each sound kind of object, and for each object at fault."""
+"""The JUnit XML that Jenkins, GitLab and others read.
+
+It has a case for each kind of object without a finding, and for each object with one.
+"""
 
 from __future__ import annotations
 
@@ -51,5 +54,5 @@ def _case(suite: ET.Element, kind: str, name: str) -> ET.Element:
 
 
 def held(text: str) -> str:
-    """Characters that XML cannot hold, and those that a reader would obey, are spelt out."""
+    """Escape the characters that XML cannot hold, and control characters that a terminal would obey."""
     return _FORBIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), visible(text))

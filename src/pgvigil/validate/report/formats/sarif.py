@@ -1,4 +1,4 @@
-"""SARIF 2.1.0 (OASIS), which code-scanning pages read. A rule is a kind of finding, a result is a finding."""
+"""The SARIF 2.1.0 (OASIS) that code-scanning pages read. A rule is a kind of finding, a result is a finding."""
 
 from __future__ import annotations
 

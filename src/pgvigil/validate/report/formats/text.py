@@ -67,7 +67,7 @@ class _Page:
                 yield self._paint(line, "cyan") if label == "fix" else line
 
     def _difference(self, expected: str, found: str) -> Iterator[str]:
-        """Of two long texts, such as bodies of functions, the lines that differ and their neighbours."""
+        """Yield the lines in which two long texts differ, such as bodies of functions, with their neighbours."""
         for line in difflib.unified_diff(
             expected.splitlines(), found.splitlines(), "expected", "found", lineterm="", n=2
         ):
