@@ -1,6 +1,6 @@
 """The spec, and what the project's own DDL makes on this very server, compared with the catalog.
 
-Both are objects with their attributes. What is wanted is compared raw first; where an expression is spelt in another
+Both are objects with their attributes. What is expected is compared raw first; where an expression is spelt in another
 way, the server is asked to read both.
 
 More than 400 lines: every rule here reads both sides, the renames that were followed and the marks of the spec.

@@ -68,7 +68,7 @@ class Explained:
         return noted
 
     def _of_another_owner(self) -> set[ObjectRef]:
-        """Return the rights that come and go with an owner: ALTER … OWNER gives them to the one that is wanted."""
+        """Return the rights that come and go with an owner: ALTER … OWNER gives them to the expected one."""
         rights: set[ObjectRef] = set()
         for ref in self.changed:
             expected, there = self.expected[ref], self.found.objects.get(ref)

@@ -37,7 +37,7 @@ _TOKENS = {
 
 
 def compare(builder: DiffBuilder, name: str, declared: Partitions, owner: str) -> set[str]:
-    """Compare with the pattern; `owner` is the one the table should have. Returns the relations it took care of."""
+    """Compare with the pattern; `owner` is the one the table should have. Return the relations it took care of."""
     found = builder.found
     tables = {ref.label: of for ref, of in found.objects.items() if ref.kind == "table"}
     attached = {label: of for label, of in tables.items() if of.get("partition_of") == name}

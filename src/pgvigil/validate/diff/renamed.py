@@ -12,7 +12,7 @@ RENAMED = "renamed? "
 
 
 class Rename(NamedTuple):
-    ref: ObjectRef  # as it is wanted
+    ref: ObjectRef  # as it is expected
     there: ObjectRef  # as it is
     expected: str
     found: str
@@ -22,9 +22,9 @@ class Rename(NamedTuple):
 
 class Renames:
     def __init__(self, found: Snapshot, *, nothing_differs: bool = False) -> None:
-        self.found = found  # under the names that are wanted
+        self.found = found  # under the expected names
         self.list: list[Rename] = []
-        self.relations: dict[str, str] = {}  # label that is wanted → label that it has
+        self.relations: dict[str, str] = {}  # expected label → label that it has
         self.nothing_differs = nothing_differs
 
     def real(self, root: str) -> str:

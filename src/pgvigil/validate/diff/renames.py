@@ -200,7 +200,7 @@ class Search:
                 break
 
     def _sequences(self) -> None:
-        """A default prints the sequence that it reads: it is read by the name that is wanted."""
+        """A default prints the sequence that it reads: it is read by the expected name."""
         for ref, expected in self.expected.items():
             there = self.found.objects.get(ref, expected)
             if ref.of_column and expected.get("name") != there.get("name"):
@@ -271,7 +271,7 @@ class Search:
         parts = self.found.parts.get(other.label, ())
         return sum(_relabelled(part, other.label, ref.label) in self.expected for part in parts)
 
-    # --- under the wanted name ---------------------------------------------------------------------------------------
+    # --- under the expected name -------------------------------------------------------------------------------------
 
     def _take(self, ref: ObjectRef, other: ObjectRef) -> None:
         kind, root = ref.kind, self.roots[ref]

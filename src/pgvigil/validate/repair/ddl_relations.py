@@ -41,7 +41,7 @@ def matview_column(label: str, name: str, attributes: Attributes) -> Iterator[st
 
 
 def create_table(label: str, attributes: Attributes, columns: dict[str, Attributes]) -> str:
-    """A partition is made as a table of its own, to be attached when its keys and indexes have the names that are wanted."""
+    """A partition is made as a table of its own, to be attached when its keys and indexes have the expected names."""
     unlogged = f"{attributes['persistence']} " if "persistence" in attributes else ""
     foreign = "FOREIGN " if attributes.get("kind") == "foreign table" else ""
     partition = "partition_of" in attributes
@@ -155,7 +155,7 @@ def view(label: str, attributes: Attributes) -> str:
 
 
 def not_null(root: str, name: str, expected: Attributes, found: Attributes) -> Iterator[str]:
-    """Name of the NOT NULL constraint of a column, and the comment on it, as they are wanted (PostgreSQL 18)."""
+    """Return the expected name of the NOT NULL constraint of a column, and the expected comment on it (PostgreSQL 18)."""
     usual = quoted(f"{unquoted(last_name(root))}_{unquoted(name)}_not_null")
     right, there = expected.get("not_null", usual), found.get("not_null", usual)
     if right != there:

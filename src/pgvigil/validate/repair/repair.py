@@ -277,7 +277,7 @@ class Repairs:
         return ref.kind == "index" or (ref.kind == "constraint" and attributes["definition"].startswith(_KEYS))
 
     def _completed(self, ref: ObjectRef, root: str, found: Attributes, keys: list[str]) -> str:
-        """An index or key of a partitioned table, as it is wanted, with those of the partitions."""
+        """An index or key of a partitioned table, as it is expected, with those of the partitions."""
         expected_names = {
             self.roots[one]
             for one, of in self.expected.items()
@@ -341,7 +341,7 @@ class Repairs:
         return ObjectRef("sequence", self.found.details[ref]["name"]) if ref.of_column else ref
 
     def comment(self, ref: ObjectRef) -> str:
-        """The comment as it is wanted, or none."""
+        """The expected comment, or none."""
         expected = self.expected[ref]
         named = self._by_its_name(ref)
         return self._spelt(
@@ -349,7 +349,7 @@ class Repairs:
         )
 
     def change(self, ref: ObjectRef, keys: Iterable[str]) -> str:
-        """The attributes `keys` as they are wanted. "" where no SQL is known that does it."""
+        """The statements that bring the attributes `keys` to what is expected. "" where no SQL is known that does it."""
         root = self.roots.get(ref, "")
         expected, found = self.expected[ref], self.found.objects[ref]
         keys = list(dict.fromkeys(keys))

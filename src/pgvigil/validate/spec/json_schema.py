@@ -19,7 +19,7 @@ from typing import Any
 from pgvigil.validate.spec import yaml_binding
 from pgvigil.validate.spec.document import Document
 
-# A scalar of YAML that is wanted as a text may look like a number: `pages_per_range: 32`.
+# A scalar of YAML that should be a text may look like a number: `pages_per_range: 32`.
 _TEXT = {"type": ["string", "number", "boolean"]}
 _TYPES: dict[Any, dict[str, Any]] = {
     str: {"$ref": "#/$defs/text"},

@@ -20,7 +20,7 @@ def render(report: Report, format: str = "text", *, spec: Path | None = None, co
     """The report without a newline at its end. `spec` is the path of the file, for the forms that point into it."""
     if format == "text":
         return text.render(report, colour=colour)
-    # Imported when wanted: a verdict in plain text must not wait for an XML library.
+    # Imported when needed: a verdict in plain text must not wait for an XML library.
     rendered: str = import_module(f"{__name__}.{format}").render(report, address(spec) if spec else report.spec)
     return rendered
 
