@@ -1,1 +1,1 @@
-"""Versioned SQL migrations: from the files to a database, and back."""
+"""Apply versioned SQL migrations from files to a database, and revert them."""

@@ -1,4 +1,6 @@
-"""Migrations into the database. The runner and plain `alembic upgrade` both come through here, revision by revision.
+"""Apply migrations to the database.
+
+The runner and plain `alembic upgrade` both come through here, revision by revision.
 
 Alembic keeps order and ledger; the SQL runs through psycopg without parameters, statement by statement, so that `%` and
 `:` are plain text and an error is reported by file and line.
@@ -53,8 +55,10 @@ SETTINGS = (
 
 
 def pin(conn: psycopg.Connection, schema: str) -> None:
-    """Session settings every migration may count on, whatever the role or the database sets. The application's schema is not on the path:
-    a name, or an operator, that somebody has put there would be taken for the server's own. Files name it.
+    """Set the session settings that every migration may count on, whatever the role or the database sets.
+
+    The application's schema is not on the path: a name or an operator in it could be taken for the server's own. Files
+    name the schema.
     """
     settings = ("search_path = pg_catalog, pg_temp", f"pgvigil.schema = {sql.quote(schema)}", *SETTINGS)
     conn.execute("; ".join(f"SET {setting}" for setting in settings).encode())  # at once: tables may be locked already
@@ -64,7 +68,7 @@ def pin(conn: psycopg.Connection, schema: str) -> None:
 
 
 def sql_file(revision_module: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """upgrade and downgrade of the revision whose SQL file has the module's name."""
+    """Return upgrade and downgrade of the revision whose SQL file has the module's name."""
     path = Path(revision_module).parents[1] / f"{Path(revision_module).stem}.sql"
 
     def migration() -> Migration:
@@ -74,7 +78,7 @@ def sql_file(revision_module: str) -> tuple[Callable[[], None], Callable[[], Non
 
 
 def run_environment() -> None:
-    """Body of env.py: on the runner's connection if it gave one, else on one made and locked here.
+    """Do the work of env.py, on the runner's connection if it gave one, else on a new one, which is locked here.
 
     `-x schema=NAME` and `-x database-url=URL` replace the options of the runner.
     """
@@ -137,7 +141,10 @@ _before_lock: ContextVar[Callable[[], None]] = ContextVar("before_lock", default
 
 
 def _require_plain_ledger(conn: psycopg.Connection) -> None:
-    """Alembic writes its own table with the rights of who is connected: nothing may be hung on it. Raises PreconditionError."""
+    """Raise PreconditionError where a trigger, rule, default or policy is attached to Alembic's table.
+
+    Alembic writes this table with the rights of the connected role.
+    """
     if not _names.get().owner.is_other:
         return
     conn.execute("LOCK TABLE pgvigil.alembic_version IN SHARE ROW EXCLUSIVE MODE")
@@ -219,7 +226,7 @@ def sqlalchemy_connection(conn: psycopg.Connection) -> Iterator[sqlalchemy.Conne
 def apply_group(conn: psycopg.Connection, change: Change, trace: Trace) -> None:
     """Make a change by Alembic, all of it or nothing.
 
-    Raises MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
+    Raise MigrationError by file and line, or psycopg's LockNotAvailable when a lock did not come free in time; in both
     cases everything that ran in a transaction is rolled back.
     """
     current_trace.set(trace)
@@ -278,7 +285,10 @@ def _execute(conn: psycopg.Connection, path: Path, statement: Statement, *, as_o
 
 
 def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: Statement) -> None:
-    """With the owner's rights. A procedure that commits cannot be called so: its steps are."""
+    """Run a statement with the owner's rights.
+
+    A procedure that commits cannot be called in this way, so its steps are called.
+    """
     words = [t.text.upper() for t in statement.tokens]
     if words[0] == "CALL":
         state: str | None = "{}"
@@ -298,7 +308,7 @@ def _execute_as(conn: psycopg.Connection, owner: Owner, text: str, statement: St
 
 def _execute_after_cleanup(conn: psycopg.Connection, migration: Migration, statement: Statement) -> None:
     def displace(_: Build, name: str, definition: str) -> bool:
-        """One with another definition is remembered in pgvigil.displaced_objects and dropped."""
+        """Record an index with another definition in pgvigil.displaced_objects and drop it."""
         values = ", ".join(sql.quote(value) for value in (migration.revision, f"index {name}", definition))
         owner = owner_of(conn, _names.get().schema)
         owner.execute(conn, f"INSERT INTO pgvigil.displaced_objects (revision, object, restore_sql) VALUES ({values})")
@@ -316,7 +326,7 @@ def _has_ledger(conn: psycopg.Connection) -> bool:
 
 
 def _schema(conn: psycopg.Connection) -> str:
-    """As pin() has set it."""
+    """Return the schema that pin() has set."""
     row = conn.execute("SELECT current_setting('pgvigil.schema')").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     return str(row[0])

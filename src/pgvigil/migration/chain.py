@@ -55,8 +55,11 @@ class Run:
 
 
 class Chain(ABC):
-    """`spec_name` is what messages call the spec; "" where there is none. `staged`: the spec says which file brings what, so it can be
-    compared before the last file is in. `application_tables` must be there before the first file.
+    """A chain of migrations with its spec, as the runner sees it.
+
+    `spec_name` is the name of the spec in messages, "" where there is none. With `staged` the spec says which file
+    brings which object, so that it can be compared before the last file is applied. `application_tables` must exist
+    before the first file.
     """
 
     spec_name: str = ""
@@ -67,7 +70,7 @@ class Chain(ABC):
 
     @abstractmethod
     def load(self) -> list[Migration]:
-        """Return all files in order. Raises UsageError."""
+        """Return all files in order. Raise UsageError."""
 
     @abstractmethod
     def groups(self, migrations: list[Migration]) -> list[list[Migration]]:
@@ -83,7 +86,7 @@ class Chain(ABC):
     def open(
         self, conn: psycopg.Connection, asked_schema: str | None, migrations: list[Migration], accepted: Collection[str]
     ) -> tuple[str, State, list[str]]:
-        """Return the schema, the ledger and warnings; set the connection up. Raises PreconditionError for a database this cannot work on."""
+        """Return the schema, the ledger and warnings; set the connection up. Raise PreconditionError for a database this cannot work on."""
 
     @abstractmethod
     def read(self, conn: psycopg.Connection) -> State:
@@ -99,7 +102,7 @@ class Chain(ABC):
 
     @abstractmethod
     def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
-        """Make a change. Raises MigrationError by file and line, or psycopg's LockNotAvailable; what ran in a transaction is rolled back."""
+        """Make a change. Raise MigrationError by file and line, or psycopg's LockNotAvailable; what ran in a transaction is rolled back."""
 
     @abstractmethod
     def require_reversible(self, to_revert: list[Migration]) -> None:

@@ -1,4 +1,4 @@
-"""Indexes built while the application writes, and what builds leave behind that did not finish."""
+"""Build indexes while the application writes, and clean up after builds that did not finish."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def waits_for_transactions(statement: Statement) -> bool:
 
 
 def drop_if_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> None:
-    """Drops what an interrupted build left. Raises LockedError as stays_invalid() does."""
+    """Drop the index that an interrupted build left. Raise LockedError as stays_invalid() does."""
     if stays_invalid(conn, name, policy):
         conn.execute(f"DROP INDEX CONCURRENTLY {name}".encode())
 
@@ -149,7 +149,7 @@ def stays_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> bo
     """Return true if an index is there, INVALID, and nobody is building it. A build that still runs, in the backend of a client
     that is gone perhaps, is waited for, because it may yet come out valid.
 
-    Raises LockedError, naming the builder, when that takes too long.
+    Raise LockedError, naming the builder, when that takes too long.
     """
     deadline = time.monotonic() + policy.seconds
     reported = 0
@@ -168,7 +168,10 @@ def stays_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> bo
 
 
 def discard(conn: psycopg.Connection, name: str) -> bool:
-    """Drops an INVALID index in an instant or not at all: for when its build was given up, and waiting is over."""
+    """Drop an INVALID index at once or not at all.
+
+    This is for the end of an interrupted build, which may not wait any longer.
+    """
     for _ in range(_DISCARD_TRIES):
         state = _state(conn, name)
         if state is None or state.valid:
@@ -194,8 +197,10 @@ def bound_waits(conn: psycopg.Connection, seconds: float | None) -> None:
 
 @contextmanager
 def without_lock_timeout(conn: psycopg.Connection) -> Iterator[None]:
-    """Building concurrently and validating stop no writer, but wait for other transactions to end: a lock_timeout would
-    count that waiting and leave an INVALID index. Everything else keeps the short one.
+    """Run the block without a lock_timeout.
+
+    Concurrent builds and validation stop no writer, but wait for other transactions to end. A lock_timeout would count
+    that wait and leave an INVALID index. Everything else keeps the short one.
     """
     conn.execute(f"SET lock_timeout = '{_BOUNDS.get(conn, 0):.0f}s'".encode())
     try:
@@ -206,9 +211,9 @@ def without_lock_timeout(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def rebuild(conn: psycopg.Connection, name: str, log: Callable[[str], None]) -> None:
-    """Builds an index again beside itself, then swaps the two. Its comment, for example, stays.
+    """Build an index again beside itself, then swap the two. Its comment, for example, is kept.
 
-    When that fails, what it has built is dropped, and this is logged.
+    Where that fails, the new index is dropped, and this is logged.
     """
     try:
         with without_lock_timeout(conn):
@@ -256,7 +261,7 @@ def leftover_indexes(conn: psycopg.Connection, names: Collection[str], tables: C
 
 @dataclass(frozen=True)
 class _State:
-    """`builder` is the pid of another session that builds it, 0 for none."""
+    """The state of an index. `builder` is the pid of another session that builds it, 0 for none."""
 
     valid: bool
     builder: int

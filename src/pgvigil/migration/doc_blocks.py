@@ -1,4 +1,6 @@
-"""Tables of the documentation that are made from the code and the migrations: commands, checks, events. No server is asked.
+"""The tables of the documentation that are made from the code and the migrations: commands, checks, events.
+
+No server is used.
 
 A block is between `<!-- generated: NAME -->` and `<!-- end -->` on a page of docs/.
 """
@@ -24,7 +26,7 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 def pages(directory: Path, migrations: Iterable[Migration]) -> dict[Path, str]:
-    """Return the text that each page with a block should have. Raises KeyError for a block of another name."""
+    """Return the text that each page with a block should have. Raise KeyError for a block of another name."""
     scripts = [migration.script for migration in migrations]
     makers: dict[str, Callable[[], str]] = {
         "exit_codes": _exit_codes,
@@ -159,7 +161,10 @@ def _said(package: str, constant: str) -> Iterator[tuple[str, str]]:
 
 
 def _events(comment: str) -> str:
-    """Of the lines `type: change; keys of event_data` of the comment on the domain, after its first line."""
+    """Return a table of the lines `type: change; keys of event_data` in the comment on the domain.
+
+    Its first line is left out.
+    """
     rows = []
     for line in comment.splitlines()[1:]:
         name, change, data = re.fullmatch(r"(\w+): (.*); (.*)", line).groups()  # type: ignore[union-attr]
@@ -190,7 +195,7 @@ def _jobs(rows: list[Row]) -> str:
 
 
 def _schedule(every: str, at: str) -> str:
-    """`7 days`, `3 hours` -> `Monday 03:00`: weeks begin on Monday, months on the 1st, days at midnight."""
+    """Turn `7 days`, `3 hours` into `Monday 03:00`. Weeks begin on Monday, months on the 1st, days at midnight."""
     number, _, unit = every.partition(" ")
     parts = {name.rstrip("s"): int(count) for count, name in re.findall(r"(\d+) (\w+)", at)}
     time = f" {parts.get('hour', 0):02}:{parts.get('minute', 0):02}" if parts else ""

@@ -20,7 +20,7 @@ TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "
 
 @dataclass(frozen=True)
 class Migration:
-    """One SQL file and its way back."""
+    """A SQL file with the file that reverts it."""
 
     path: Path
     raw: bytes
@@ -43,7 +43,7 @@ class Migration:
 
     @property
     def script(self) -> str:
-        """Its text; a checkout with CRLF line ends means the same, also inside function bodies."""
+        """The text of the file. A checkout with CRLF line ends has the same text, also inside function bodies."""
         return self.raw.decode().replace("\r\n", "\n")
 
     @property
@@ -56,7 +56,7 @@ class Migration:
 
     @cached_property
     def sha256_tokens(self) -> str:
-        """Of the SQL tokens, and of the one comment that means something."""
+        """The digest of the SQL tokens, and of the one comment that has a meaning."""
         return (
             sql_lexer.digest(self.script) if self.transactional else sql_lexer.digest("no transaction;" + self.script)
         )
@@ -83,7 +83,7 @@ def is_shipped(path: Path) -> bool:
 
 
 def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql_lexer.Statement]:
-    """The statements of a migration or revert file. Raises UsageError with file and line for what cannot be one."""
+    """The statements of a migration or revert file. Raise UsageError with file and line for what cannot be one."""
     try:
         found = sql_lexer.statements(script)
     except sql_lexer.SqlError as error:
@@ -98,7 +98,10 @@ def read_statements(path: Path, script: str, *, transactional: bool) -> list[sql
 
 
 def load(directory: Path) -> list[Migration]:
-    """All migrations in order. Raises UsageError when a file is misnamed or lacks its revert or its Alembic revision."""
+    """Return all migrations in order.
+
+    Raise UsageError where a file is misnamed or lacks its revert or its Alembic revision.
+    """
     if not directory.is_dir():
         raise UsageError(f"there are no migrations at {directory}", "Run from a complete checkout or installation.")
     migrations = []
@@ -125,7 +128,10 @@ def load(directory: Path) -> list[Migration]:
 
 
 def groups(migrations: list[Migration]) -> list[list[Migration]]:
-    """Consecutive transactional files go in together, in one transaction: all of them or none. Each other file goes alone."""
+    """Return the groups of files that are applied together.
+
+    Consecutive transactional files share one transaction; each other file is alone.
+    """
     return [
         group
         for transactional, run in groupby(migrations, key=lambda m: m.transactional)

@@ -1,4 +1,4 @@
-"""scripts/init-enhanced-db.sql, written from the migrations: the whole schema for an empty database, by psql alone."""
+"""Write scripts/init-enhanced-db.sql from the migrations: the whole schema for an empty database, by psql alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def is_current(path: Path, migrations: list[Migration]) -> bool:
 
 
 def _for_psql(script: str) -> str:
-    """As one transaction can run it, with the names of this database, and without result tables on the user's terminal."""
+    """Return a script that one transaction can run, with the names of this database, and without result tables on the
+    terminal.
+    """
     script = sql_lexer.without_concurrently(script)
     for statement in reversed(sql_lexer.statements(script)):
         start, length = statement.tokens[0].start, len(statement.text)

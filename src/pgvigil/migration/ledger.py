@@ -52,7 +52,7 @@ class State:
 
 
 def read(conn: psycopg.Connection) -> State:
-    """The ledger, or an empty state where there is none. Raises PreconditionError or ConnectError where code of others would run."""
+    """The ledger, or an empty state where there is none. Raise PreconditionError or ConnectError where code of others would run."""
     if _scalar(
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
@@ -80,7 +80,10 @@ def read(conn: psycopg.Connection) -> State:
 
 
 def compare(state: State, migrations: list[Migration], accepted: Collection[str] = ()) -> list[str]:
-    """Compares the ledger with the files. Returns warnings; raises PreconditionError when they contradict each other."""
+    """Compare the ledger with the files and return warnings.
+
+    Raise PreconditionError where they contradict each other.
+    """
     by_revision = {m.revision: m for m in migrations}
     recorded = [e.revision for e in state.entries]
     if recorded != [m.revision for m in migrations[: len(recorded)]] or state.revision != (
@@ -117,7 +120,7 @@ def compare(state: State, migrations: list[Migration], accepted: Collection[str]
 
 
 def accept(conn: psycopg.Connection, owner: Owner, migrations: list[Migration], accepted: Collection[str]) -> None:
-    """Records the files as they are now as those that went in, and who said so."""
+    """Record the current content of files as the applied one, with the name of the user who accepted it."""
     for migration in migrations:
         if migration.revision in accepted:
             raw, tokens, revision = map(
@@ -133,7 +136,7 @@ def accept(conn: psycopg.Connection, owner: Owner, migrations: list[Migration], 
 def record(
     conn: psycopg.Connection, owner: Owner, migration: Migration, schema: str, *, baselined: bool, duration_ms: int
 ) -> None:
-    """Writes the row of a migration, in the transaction of the migration."""
+    """Write the row of a migration, in the transaction of the migration."""
     owner.execute(
         conn,
         _call(
@@ -151,12 +154,12 @@ def record(
 
 
 def mark_initialized(conn: psycopg.Connection, owner: Owner, revision: str) -> None:
-    """Writes the marker of a new install."""
+    """Write the marker of a new installation."""
     owner.execute(conn, _call("mark_initialized", revision))
 
 
 def forget(conn: psycopg.Connection, owner: Owner, migration: Migration) -> None:
-    """Takes out the row of a migration that was reverted."""
+    """Delete the row of a migration that was reverted."""
     owner.execute(conn, f"DELETE FROM pgvigil.migrations WHERE revision = {sql.quote(migration.revision)}")
 
 

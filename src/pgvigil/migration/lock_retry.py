@@ -1,4 +1,4 @@
-"""Steps on a connection that is watched: tried until they get their locks, and logged with the sessions that they waited for."""
+"""Run steps on a watched connection: try each until it gets its locks, and log the sessions that it waited for."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from pgvigil.progress import Reporter
 
 
 class Attempts:
-    """`with Attempts(…) as attempt: attempt(step)`. Times in seconds: `budget` for what runs under a short lock_timeout and
-    is tried again, `build_wait` for what runs without one and is cancelled. `watched`: there is a second session to watch.
+    """A context that retries steps: `with Attempts(…) as attempt: attempt(step)`. Times are in seconds.
+
+    `budget` is for steps that run under a short lock_timeout and are tried again. `build_wait` is for steps that run
+    without one and are cancelled. `watched` says that there is a second session to watch.
     """
 
     def __init__(
@@ -48,8 +50,11 @@ class Attempts:
         self._monitor.__exit__(kind, error, tb)
 
     def __call__(self, step: Callable[[Trace], None]) -> None:
-        """Runs a step, which holds nothing when it fails; the report gets its statements, each with its tries and the sessions
-        that it waited for. Raises LockedError naming whoever is in the way for too long.
+        """Run a step, which must hold no lock when it fails.
+
+        Raise LockedError with the name of a session that blocks for too long.
+
+        The report gets its statements, each with its tries and the sessions that it waited for.
         """
         trace = Trace(self._policy, self._monitor.take)
         waits: list[dict[str, Any]] = []
@@ -93,14 +98,14 @@ def can_be_watched(conn: psycopg.Connection, log: Reporter) -> bool:
 
 
 def drop_leftover(conn: psycopg.Connection, index: str, trace: Trace) -> None:
-    """Drops an INVALID index that nobody is building."""
+    """Drop an INVALID index that no session is building."""
     trace.at = (index, 0)
     with concurrent_indexes.without_lock_timeout(conn):
         concurrent_indexes.drop_if_invalid(conn, index, trace.policy)
 
 
 def build_again(conn: psycopg.Connection, index: str, trace: Trace) -> None:
-    """Rebuilds an index that is INVALID and that nobody is building."""
+    """Rebuild an index that is INVALID and that no session is building."""
     trace.at = (index, 0)
     if concurrent_indexes.stays_invalid(conn, index, trace.policy):
         concurrent_indexes.rebuild(conn, index, trace.policy.log)

@@ -1,4 +1,4 @@
-"""pgvigil's own chain: scripts/migrations, recorded by Alembic and in pgvigil.migrations, beside the session application's tables."""
+"""The chain of pgvigil itself: scripts/migrations, recorded by Alembic and in pgvigil.migrations, beside the session application's tables."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class OwnChain(Chain):
         return names, ours
 
     def verdict(self, conn: psycopg.Connection, target: Target, schema: str) -> Report:
-        """Also of what the spec does not spell out; the reference is kept for those who may only read."""
+        """Compare also what the spec does not spell out. The reference is stored for roles that may only read."""
         declared = self.declaration()
         reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: schema).outcome()
         if reference:

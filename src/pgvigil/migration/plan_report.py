@@ -44,7 +44,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps` are the runs in their order: files in one transaction, or one file outside a transaction."""
+    """A report of what migrate would do.
+
+    `steps` are the runs in their order: files in one transaction, or one file outside a transaction.
+    """
 
     database: str
     schema: str
@@ -62,13 +65,13 @@ class Plan:
 
 
 def value_lists(migrations: Sequence[Migration]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Table, column and values of pgvigil.value_lists(), which is not there before the migration."""
+    """Return table, column and values of pgvigil.value_lists(), which does not exist before the migration."""
     text = next(m.script for m in migrations if m.name.endswith("_bookkeeping"))
     return [(table, column, tuple(values.split(","))) for table, column, values in _LIST.findall(text)]
 
 
 def read(run: Run, *, kind: str, directory: Path | None) -> Plan:
-    """Reads what the plan says of this database. Raises psycopg.Error."""
+    """Return the plan for this database. Raise psycopg.Error."""
     conn, schema, pending, reverts = run.conn, run.schema, run.pending, run.to_revert
     given = set(_GIVEN.findall(run.migrations[0].script)) if run.migrations else set()
     if run.chain.application_tables:  # their lists of values stay open
@@ -97,7 +100,10 @@ def read(run: Run, *, kind: str, directory: Path | None) -> Plan:
 
 
 def _table(conn: psycopg.Connection, schema: str, name: str, given: set[str]) -> Table | None:
-    """`given` are names of the spec that the migrations do not make here, whatever the application's own are."""
+    """Return the facts of a table.
+
+    `given` are names of the spec that the migrations do not make here, whatever objects the application has.
+    """
     found = conn.execute(
         "SELECT c.oid, c.reltuples::bigint, pg_table_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s",

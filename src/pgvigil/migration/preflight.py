@@ -24,7 +24,7 @@ _GRACE = 3.0  # seconds in which the sessions of a run that was killed a moment 
 
 
 def require_usable_server(conn: psycopg.Connection) -> None:
-    """Raises PreconditionError unless this is a primary of a version that we know, where triggers fire."""
+    """Raise PreconditionError unless this is a primary of a known version, where triggers fire."""
     major = conn.info.server_version // 10000
     if major < MINIMUM_SERVER:
         raise PreconditionError(
@@ -35,7 +35,10 @@ def require_usable_server(conn: psycopg.Connection) -> None:
 
 
 def require_triggers(conn: psycopg.Connection) -> None:
-    """Raises PreconditionError if this session writes past triggers and foreign keys, by a setting of its role, database or server."""
+    """Raise PreconditionError where no trigger would fire in this session.
+
+    A setting of its role, database or server can cause that.
+    """
     if (
         one(conn, "SELECT current_setting('session_replication_role')") == "replica"
     ):  # with local, ordinary triggers fire
@@ -46,14 +49,15 @@ def require_triggers(conn: psycopg.Connection) -> None:
 
 
 def require_primary(conn: psycopg.Connection) -> None:
-    """Raises PreconditionError on a standby, which takes no writes."""
+    """Raise PreconditionError on a standby, which takes no writes."""
     if one(conn, "SELECT pg_is_in_recovery()"):
         raise PreconditionError("this server is a standby: it can only be read", "Connect to the primary.")
 
 
 def require_all_rows(conn: psycopg.Connection, schema: str) -> None:
-    """Raises PreconditionError where row security may hide rows of the application's tables or ours from this role or from
-    their owner, as whom functions of pgvigil run.
+    """Raise PreconditionError where row security may hide rows of the application's tables or of ours.
+
+    Both this role is meant and the owner of the tables, as whom functions of pgvigil run.
     """
     hidden = database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"])
     if not hidden:
@@ -75,7 +79,10 @@ def repr_role(name: str) -> str:
 
 
 def require_rights(conn: psycopg.Connection, schema: str) -> None:
-    """To own the application's tables and to create what is missing. Raises PreconditionError with the list."""
+    """Raise PreconditionError where rights are missing, with their list.
+
+    The role must own the application's tables and may create what is missing.
+    """
     rows = conn.execute(
         """SELECT format('to own table %%I, which belongs to %%I', c.relname, pg_get_userbyid(c.relowner)) AS lacking
            FROM pg_class c WHERE c.relnamespace = %(schema)s::regnamespace AND c.relname = ANY (%(tables)s)
@@ -171,7 +178,7 @@ _WRITTEN = [
 
 
 def require_fit(conn: psycopg.Connection, schema: str) -> None:
-    """Raises PreconditionError for tables of the application of a make that cannot be watched, before anything is begun."""
+    """Raise PreconditionError, before anything is begun, for application tables of a kind that cannot be watched."""
     rows = conn.execute(
         _UNFIT, {"schema": schema, "tables": list(preflight.APPLICATION_TABLES), "written": _WRITTEN}
     ).fetchall()
@@ -228,7 +235,7 @@ _INDEX_TAKEN = """
 
 
 def require_room(conn: psycopg.Connection, schema: str, applied: Collection[str]) -> None:
-    """Raises PreconditionError where something that is not ours has a name that files which are not `applied` need."""
+    """Raise PreconditionError where a foreign object has a name that files need which are not yet `applied`."""
     taken = []
     # prepare.sql makes it before the first file, and an earlier run may have ended before the file that fills it.
     if not applied and one(conn, "SELECT to_regnamespace('instrumentation') IS NOT NULL"):
@@ -305,7 +312,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
 
 
 def require_nobody_in_the_way(conn: psycopg.Connection, schema: str, wait: float, log: Callable[[str], None]) -> None:
-    """Waits `wait` seconds for blockers() to end. Raises PreconditionError with the list of those that did not."""
+    """Wait `wait` seconds for blockers() to end. Raise PreconditionError with the list of those that did not."""
     began = time.monotonic()
     logged: list[str] = []
     while there := blockers(conn, schema):
@@ -371,7 +378,7 @@ def application_tables(conn: psycopg.Connection, schema: str) -> list[str]:
 
 
 def require_application(conn: psycopg.Connection, schema: str) -> None:
-    """Raises PreconditionError unless the application's tables have what the migrations need."""
+    """Raise PreconditionError unless the application's tables have all that the migrations need."""
     findings = check_application_tables(conn, load_spec(project.SPEC), schema)
     if findings:
         differences = "".join(f"\n  {f.kind} {f.object}: expected {f.expected}, found {f.found}" for f in findings)

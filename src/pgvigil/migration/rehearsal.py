@@ -50,10 +50,10 @@ class Rehearsal:
 
 
 def rehearse(there: Target, work: Callable[[psycopg.Connection], list[dict[str, Any]]]) -> Rehearsal:
-    """Runs `work` on the scratch database and watches its locks on the tables that were there before.
+    """Run `work` on the scratch database and watch its locks on the tables that existed before.
 
-    `work` returns its statements as `trace.Trace` has them. They say which one brought a lock: whoever watches from outside is too
-    late to see it, and the connection may be at something else by then.
+    `work` returns its statements in the form of `trace.Trace`. They say which statement brought a lock: a look from
+    outside comes too late for that, because the connection may run another statement by then.
     """
     clock = time.monotonic()
     with database.connect(there, "rehearsal") as conn:
@@ -76,7 +76,7 @@ def rehearse(there: Target, work: Callable[[psycopg.Connection], list[dict[str, 
 def _locks(
     seen: dict[tuple[int, str], tuple[float, str]], names: dict[int, str], statements: list[dict[str, Any]]
 ) -> list[Lock]:
-    """Those that were seen from outside, and those that were too short for that."""
+    """Return the locks that were seen from outside, and those that were too short for that."""
     brought: dict[tuple[str, str], tuple[float, str]] = {}
     for statement in statements:
         for lock in statement.get("locks", ()):
@@ -94,7 +94,7 @@ def _locks(
 
 
 class _LockTrace(Observer):
-    """Looks, on a connection of its own, at the locks of a backend, and keeps the longest unbroken time of each."""
+    """An observer that looks at the locks of a backend, and keeps the longest unbroken time of each."""
 
     def __init__(self, conn: psycopg.Connection, pid: int, tables: list[int]) -> None:
         super().__init__(conn, "pgvigil lock trace")

@@ -1,4 +1,4 @@
-"""migrate and revert: each step in its order, and nothing begun before everything before it has succeeded.
+"""Run migrate and revert: each step in its order, and none before all steps before it have succeeded.
 
 More than 400 lines: the steps of a run are read in the order in which they happen.
 """
@@ -79,7 +79,10 @@ class Outcome:
 
 
 def plan_only(target: Target, options: Options, log: Reporter) -> tuple[Run, Plan]:
-    """Connects, checks the preconditions and returns what migrate would do. Changes nothing; the connection is closed."""
+    """Connect, check the preconditions and return what migrate would do.
+
+    This changes nothing; the connection is closed.
+    """
     with database.connect(target, "migrate (plan)") as conn:
         log(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")
         run = _prepare(conn, options, log)
@@ -90,9 +93,11 @@ def plan_only(target: Target, options: Options, log: Reporter) -> tuple[Run, Pla
 
 
 def migrate(target: Target, options: Options, log: Reporter) -> Outcome:
-    """connect → preconditions → plan → lock → backup → apply → repair indexes → validate. A database beyond `options.to` is reverted.
+    """Migrate a database: connect, preconditions, plan, lock, backup, apply, repair indexes, validate.
 
-    Raises a PgvigilError of its documented exit code; up to and including a failed transaction nothing is changed.
+    A database beyond `options.to` is reverted.
+
+    Raise a PgvigilError of its documented exit code. Up to and including a failed transaction nothing is changed.
     """
     clock = time.monotonic()
     chain = options.chain
@@ -220,7 +225,10 @@ def _backup(run: Run, target: Target, options: Options, log: Reporter) -> Backup
 
 
 def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options, log: Reporter) -> None:
-    """On a copy made from the backup just proved. Raises PreconditionError when a lock would be held for too long."""
+    """Rehearse on a copy made from the backup just verified.
+
+    Raise PreconditionError where a lock would be held for too long.
+    """
     if archive is None or archive.kind != "full" or archive.archive is None:
         raise UsageError(
             "a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed."
@@ -250,7 +258,7 @@ def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options
 def apply_pending(
     run: Run, target: Target, options: Options, log: Reporter, *, rehearsing: bool = False
 ) -> list[Migration]:
-    """Brings in what is pending, group by group. A transaction that does not lead to what the spec declares is rolled back."""
+    """Apply the pending files, group by group. A transaction is rolled back where its result differs from the spec."""
     chain = run.chain
     declared = chain.declaration()  # before any lock is held
     done: list[Migration] = []
@@ -378,7 +386,7 @@ def _repair_indexes(run: Run, target: Target, options: Options, log: Reporter) -
 
 
 def revert(target: Target, to: str, options: Options, log: Reporter) -> Outcome:
-    """Takes files back out, down to `to` (a revision, or "base" for all), in one transaction, after a proved backup."""
+    """Revert files down to `to` (a revision, or "base" for all), in one transaction, after a verified backup."""
     clock, chain = time.monotonic(), options.chain
     with database.connect(target, "revert") as conn, _revert_lock(conn, options):
         log(f"connected to {target}")

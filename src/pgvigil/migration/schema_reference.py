@@ -27,7 +27,7 @@ def page(migrations: Iterable[Migration]) -> str:
 
 
 def comments(scripts: Iterable[str]) -> dict[ObjectRef, str]:
-    """Comments by what they are on; of several on one object the last."""
+    """Return the comments by object. Where an object gets several, the last one counts."""
     found: dict[ObjectRef, str] = {}
     for script in scripts:
         for statement in statements(script):
@@ -50,7 +50,7 @@ def _read(statement: Statement) -> tuple[ObjectRef, str]:
 
 
 def _joined(tokens: Iterable[Token]) -> str:
-    """`f ( uuid , int )` as a path has it: `f(uuid, integer)`."""
+    """Join the tokens of `f ( uuid , int )` in the form of a path: `f(uuid, integer)`."""
     text = ""
     for token in tokens:
         text += (

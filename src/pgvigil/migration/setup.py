@@ -20,7 +20,10 @@ from pgvigil.validate import require_owner_or_consent, self_test
 
 
 def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outcome:
-    """Builds the schema in an empty database (created if missing), or validates the one that is there; then the self-test."""
+    """Build the schema in an empty database, or validate the existing schema; then run the self-test.
+
+    A missing database is created.
+    """
     clock = time.monotonic()
     with _connect_or_create(target, wait, log) as conn:
         log(f"connected to {target}, PostgreSQL {conn.info.parameter_status('server_version')}")

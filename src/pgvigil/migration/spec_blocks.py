@@ -1,6 +1,7 @@
-"""Parts of our own spec that are made from the migrations: seed rows, types and columns of events, and objects of later files.
+"""The parts of our own spec that are made from the migrations.
 
-A block is between `# generated: NAME` and `# end`. Without a server: the statements of the files say it.
+These are seed rows, types and columns of events, and objects of later files. A block is between `# generated: NAME` and
+`# end`. No server is used: the statements of the files are read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _RELATIONS = {"TABLE": "table", "VIEW": "view", "FUNCTION": "function", "PROCEDU
 
 
 def written(spec: str, migrations: Sequence[Migration]) -> str:
-    """Return the text that the spec should have. Raises KeyError for a block of another name."""
+    """Return the text that the spec should have. Raise KeyError for a block of another name."""
 
     def block(found: re.Match[str]) -> str:
         indent, name = found[1], found[2]

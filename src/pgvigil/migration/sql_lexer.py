@@ -1,7 +1,7 @@
-"""Reading SQL as the server's lexer does: just enough to split statements, number lines and hash what counts.
+"""Read SQL as the server's lexer does: just enough to split statements, number lines and hash tokens.
 
-Source of the rules: PostgreSQL documentation, chapter "Lexical Structure" (strings, dollar quotes, nested comments). A carriage
-return ends a comment, and every character beyond ASCII belongs to a word: none is a space.
+Source of the rules: PostgreSQL documentation, chapter "Lexical Structure" (strings, dollar quotes, nested comments). A
+carriage return ends a comment, and every character beyond ASCII belongs to a word: none is a space.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 class SqlError(ValueError):
-    """Text that is not SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
+    """An error for text that is not SQL: an unfinished quote or comment, a psql command. `line` is where it begins."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class Token(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """One statement without its semicolon, its tokens, and the line on which it starts."""
+    """A statement without its semicolon, its tokens, and the line on which it starts."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -57,7 +57,7 @@ class Statement(NamedTuple):
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """All tokens but white space and comments. Raises SqlError for what never ends."""
+    """Yield all tokens but white space and comments. Raise SqlError for an unfinished quote or comment."""
     at = 0
     while at < len(sql):
         match = _TOKEN.match(sql, at)
@@ -104,7 +104,7 @@ def statements(sql: str) -> list[Statement]:
 
 
 def digest(sql: str) -> str:
-    """SHA-256 over the tokens: the same while only comments and white space change."""
+    """Return SHA-256 over the tokens. It is the same while only comments and white space change."""
     return hashlib.sha256("\0".join(t.text for t in tokens(sql)).encode()).hexdigest()
 
 

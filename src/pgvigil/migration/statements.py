@@ -1,4 +1,4 @@
-"""Runs the statements of files: errors by file and line, and what an interrupted run has left cleared away first."""
+"""Run the statements of files: report errors by file and line, and clean up after an interrupted run first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgvigil.migration.trace import Trace, current_trace
 def run(
     conn: psycopg.Connection, path: Path, statement: Statement, text: str, execute: Callable[[str], object]
 ) -> None:
-    """Execute `text`, which a statement of a file has become. Raises MigrationError by file and line; a lock that was not granted
+    """Execute `text`, which a statement of a file has become. Raise MigrationError by file and line; a lock that was not granted
     in time, a deadlock and a cancelled statement stay errors of psycopg: the caller may try again.
     """
     try:

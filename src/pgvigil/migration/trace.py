@@ -53,12 +53,12 @@ class Trace:
 
     @property
     def place(self) -> str:
-        """`at`, for people."""
+        """The place `at`, for people."""
         file, line = self.at
         return f"{file}:{line}" if line else file
 
     def begin(self, conn: psycopg.Connection) -> None:
-        """Remembers which tables are there."""
+        """Record the tables that exist."""
         self.statements.clear()
         self._held.clear()
         self.tables = dict(conn.execute(_TABLES).fetchall())
@@ -68,7 +68,7 @@ class Trace:
 
     @contextmanager
     def statement(self, conn: psycopg.Connection, file: str, statement: Statement) -> Iterator[None]:
-        """Times a statement, and looks at the locks that came with it if it may have brought any."""
+        """Measure a statement, and look at the locks that came with it where it may have taken any."""
         self.at = (file, statement.line)
         began = time.monotonic()
         yield
