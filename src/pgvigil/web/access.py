@@ -1,9 +1,10 @@
-"""Access control. Closed by default: `authorize` names the principal of a request, or none.
+"""The access control. It is closed by default: `authorize` names the principal of a request, or none.
 
     viewer   reads, but no text of queries and errors, and no metadata
     admin    reads all, and changes things
 
-A request that changes something must come from the same origin and as JSON, so that no page of another site can make a browser send it.
+A request that changes something must come from the same origin and as JSON, so that no page of another site can make a
+browser send it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ Authorize = Callable[[Request], "Principal | Awaitable[Principal | None] | None"
 
 
 def new_token(path: Path, name: str, role: Role) -> str:
-    """Adds a token to the file, which is made if it is not there, and returns it: only its digest is kept."""
+    """Add a token to the file, which is created if missing, and return the token. The file has only its digest."""
     if not name or len(name) > 100 or any(c.isspace() or not c.isprintable() or c == "#" for c in name):
         raise UsageError(
             "the name of a token has to be 1 to 100 printable characters without blanks and without #",
@@ -77,7 +78,7 @@ def new_token(path: Path, name: str, role: Role) -> str:
 
 
 def _lines(path: Path) -> list[tuple[Principal, bytes]]:
-    """The principals of a token file, each with its digest. Raises UsageError."""
+    """The principals of a token file, each with its digest. Raise UsageError."""
     try:
         with path.open(encoding="utf-8") as file:
             found_file = os.fstat(file.fileno())
@@ -268,7 +269,7 @@ class Access:
         return isinstance(self._authorize, Tokens)
 
     async def log_in(self, request: Request, token: str) -> str:
-        """Return the value of a cookie. Raises Problem for what is not a token, and for a peer that has tried too often."""
+        """Return the value of a cookie. Raise Problem for what is not a token, and for a peer that has tried too often."""
         self.require_same_origin(request)
         require_json(request)
         peer = request.client.host if request.client else ""
@@ -283,7 +284,7 @@ class Access:
         return cookie
 
     async def principal(self, request: Request) -> Principal | None:
-        """Return the principal of the request. Raises Problem for a peer that has failed too often."""
+        """Return the principal of the request. Raise Problem for a peer that has failed too often."""
         peer = request.client.host if request.client else ""
         offered = "authorization" in request.headers
         if offered and not self._limiter.test(self._failures, "failures", peer):
@@ -307,13 +308,13 @@ class Access:
         return found
 
     async def viewer(self, request: Request) -> Principal:
-        """Return a principal that may read. Raises Problem."""
+        """Return a principal that may read. Raise Problem."""
         found = await self._known(request)
         self._count(request, self._reads, "reads", self._key(request, found))
         return found
 
     async def poller(self, request: Request) -> Principal:
-        """Return a principal that may read, for a page that asks every few seconds. Raises Problem."""
+        """Return a principal that may read, for a page that asks every few seconds. Raise Problem."""
         found = await self._known(request)
         now = time.monotonic()
         if now >= self._polls_end:
@@ -330,7 +331,7 @@ class Access:
         return found
 
     async def admin(self, request: Request) -> Principal:
-        """Return a principal that may change things, and check that no other site made the request. Raises Problem."""
+        """Return a principal that may change things, and check that no other site made the request. Raise Problem."""
         found = await self._known(request)
         if found.role != "admin":
             raise Problem(403, "forbidden", "Only an admin may do this")

@@ -169,7 +169,7 @@ def _act_for(connection: Connection, principal: Principal) -> None:
 def _target_for(connection: Connection, target: Target, principal: Principal, job: str) -> Target:
     """Return the target with the rights of pgvigil_admin, if the login may take them, and the principal's name.
 
-    Raises Problem for a job that is not there, or that cannot be run here.
+    Raise Problem for a job that is not there, or that cannot be run here.
     """
     from pgvigil.maintenance import job_runner
 
@@ -189,7 +189,7 @@ def _target_for(connection: Connection, target: Target, principal: Principal, jo
 
 
 def _run_job(target: Target, job: str) -> str:
-    """Run a job as `pgvigil maintain run` does: it obeys consent. Raises Problem with the refusal in words."""
+    """Run a job as `pgvigil maintain run` does: it obeys consent. Raise Problem with the refusal in words."""
     from pgvigil.maintenance import client_jobs, job_runner
     from pgvigil.progress import Reporter
 

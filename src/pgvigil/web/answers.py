@@ -77,7 +77,7 @@ def fresh(request: Request, document: Any) -> Response:
 
 
 async def bounded_body(request: Request, most: int) -> bytes:
-    """Read the body, and never more than `most` bytes. Raises Problem."""
+    """Read the body, and never more than `most` bytes. Raise Problem."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > most:
         raise of_status(413)

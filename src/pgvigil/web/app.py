@@ -1,4 +1,4 @@
-"""One ASGI application for all of HTTP: served by `pgvigil serve`, mounted into FastAPI, Starlette and Flask."""
+"""The one ASGI application for all of HTTP: served by `pgvigil serve`, mounted into FastAPI, Starlette and Flask."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Watchdog:
 
 
 def ask(pgconn: pq.abc.PGconn, query: bytes, deadline: float) -> pq.abc.PGresult:
-    """Send statements in one round trip, and return the result of the last. Raises psycopg.Error.
+    """Send statements in one round trip, and return the result of the last. Raise psycopg.Error.
 
     After the deadline the connection is of no more use. It waits by itself: no other thread has to watch over it.
     """
@@ -108,7 +108,7 @@ def ask(pgconn: pq.abc.PGconn, query: bytes, deadline: float) -> pq.abc.PGresult
 
 
 def connect(conninfo: str, deadline: float) -> psycopg.Connection:
-    """Open an autocommit connection within the deadline. Raises psycopg.OperationalError.
+    """Open an autocommit connection within the deadline. Raise psycopg.OperationalError.
 
     Not by psycopg.connect: its shortest timeout is two seconds.
     """

@@ -80,7 +80,7 @@ class Executions(BaseModel):
 
 
 class Stats(BaseModel):
-    """Counts and times. Without executions, rate and times are null."""
+    """The counts and times. Without executions, rate and times are null."""
 
     user_id: str | None
     period_days: int
@@ -106,7 +106,7 @@ class EngineStats(BaseModel):
 
 
 class DatabaseStats(BaseModel):
-    """Engines, the most used first."""
+    """The engines, the most used first."""
 
     user_id: str | None
     period_days: int | None

@@ -315,7 +315,7 @@ def _monitor(connection: Connection, _: Store) -> Families:
 
 
 class _Applications:
-    """Applications by name, with those of several logins added up; at most 50 and `other`."""
+    """The applications by name, with those of several logins added up; at most 50 and `other`."""
 
     def __init__(self, rows: Rows) -> None:
         self._found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Parameters that are moments: `from` and `to` of lists."""
+"""The parameters that are moments: `from` and `to` of lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Until = Annotated[
 
 
 def moment(name: str, text: str | None) -> datetime | None:
-    """Return the moment. Raises Problem for what is none, or has no zone."""
+    """Return the moment. Raise Problem for what is none, or has no zone."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Answers to failed requests: application/problem+json (RFC 9457), with a type that does not change.
+"""The answers to failed requests: application/problem+json (RFC 9457), with a type that does not change.
 
 None of them repeats the text of an exception or the input: both may hold secrets.
 """

@@ -109,7 +109,7 @@ class Sections:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     async def rows(self, name: str, newest: float = _NEWS, seconds: float | None = None) -> Answer:
-        """Return an answer that is at most `newest` seconds old, within `seconds`. Raises Problem.
+        """Return an answer that is at most `newest` seconds old, within `seconds`. Raise Problem.
 
         Without `newest`, the database has answered within the last second.
         """
@@ -158,12 +158,12 @@ class Sections:
         return found
 
     async def alive(self) -> None:
-        """Ask the database for nothing, at most once a second for all clients. Raises Problem."""
+        """Ask the database for nothing, at most once a second for all clients. Raise Problem."""
         if time.monotonic() - self._answered >= _ALIVE:
             await self._pulse(())
 
     async def _pulse(self, wanted: tuple[str, ...]) -> dict[str, str]:
-        """Return these marks, by one question for all who ask at the same time. Raises Problem."""
+        """Return these marks, by one question for all who ask at the same time. Raise Problem."""
         loop = asyncio.get_running_loop()
         known = self._pulses.get(wanted)
         if known is None or known.done() or known.get_loop() is not loop:
@@ -181,7 +181,7 @@ class Sections:
         )  # fmt: skip
 
     async def _without_same(self, due: list[str], marked: list[str]) -> list[str]:
-        """Return what is due without the sections whose marks are the same: those are kept on. Raises Problem."""
+        """Return what is due without the sections whose marks are the same: those are kept on. Raise Problem."""
         try:
             marks = await self._pulse(tuple(sorted({self._known[name].mark or "" for name in marked})))
         except Problem as problem:

@@ -54,14 +54,14 @@ class Status(BaseModel):
 
 
 class Metrics(_Numbers):
-    """Numbers of all workers."""
+    """The numbers of all workers."""
 
     workers: int
     timestamp: str
 
 
 class Summary(_Numbers):
-    """Numbers of all workers, and the summary in words."""
+    """The numbers of all workers, and the summary in words."""
 
     summary: str
     workers: int
@@ -81,7 +81,7 @@ class Alert(BaseModel):
 
 
 class Alerts(BaseModel):
-    """Alerts of each application."""
+    """The alerts of each application."""
 
     count: int
     timestamp: str
@@ -89,7 +89,7 @@ class Alerts(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """Health. A client that is not logged in gets the status only."""
+    """The health. A client that is not logged in gets the status only."""
 
     status: Health
     issues: list[str] | None = None
@@ -116,7 +116,7 @@ def read_rows(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 def select(rows: list[tuple[Any, ...]], application: str | None, missing: int = 404) -> _Read:
-    """Select the live applications. Raises Problem if there is none: no numbers, rather than zeros."""
+    """Select the live applications. Raise Problem if there is none: no numbers, rather than zeros."""
     alive = [row for row in rows if row[2] and application in (None, row[0])]
     if not alive:
         which = "No worker of this application" if application else "No worker"

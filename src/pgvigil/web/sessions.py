@@ -71,7 +71,7 @@ class Event(BaseModel):
 
 
 class Timeline(BaseModel):
-    """Events, the latest first. `next_before` is null on the last page."""
+    """The events, the latest first. `next_before` is null on the last page."""
 
     session_id: UUID
     next_before: UUID | None
@@ -79,7 +79,7 @@ class Timeline(BaseModel):
 
 
 class Rows(BaseModel):
-    """Rows with their columns."""
+    """The rows with their columns."""
 
     count: int
     rows: list[dict[str, Any]]

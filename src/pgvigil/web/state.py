@@ -108,7 +108,7 @@ SECTIONS: Final[dict[str, Section]] = {
 
 
 async def rows(sections: Sections, name: str, principal: Principal) -> list[dict[str, Any]]:
-    """Return the rows of a section; a viewer sees null in columns that may repeat text of others. Raises Problem."""
+    """Return the rows of a section; a viewer sees null in columns that may repeat text of others. Raise Problem."""
     found: list[dict[str, Any]] = masked(
         SECTIONS[name], (await sections.rows(name)).data, private=principal.role == "admin"
     )
@@ -121,7 +121,7 @@ _ALERTS_OF: Final = ("health", "monitor", "anomalies")
 
 
 async def alerts(sections: Sections, principal: Principal) -> list[dict[str, Any]]:
-    """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last. Raises Problem."""
+    """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last. Raise Problem."""
     checks, monitor, anomalies = await asyncio.gather(*(sections.rows(name) for name in _ALERTS_OF))
     return _alerts(checks.data, monitor.data, anomalies.data, private=principal.role == "admin")
 

@@ -105,7 +105,7 @@ class Store:
         )
 
     async def pulse(self, query: Callable[[], str]) -> tuple[str | None, ...]:
-        """Ask for one row by the cheapest way, as text: in one round trip, with nothing to parse it. Raises Problem.
+        """Ask for one row by the cheapest way, as text: in one round trip, with nothing to parse it. Raise Problem.
 
         `query` is called when the names of the tables are known.
         """
@@ -180,7 +180,7 @@ class Store:
         self, question: Callable[..., T], *, began: float | None = None, writing: bool = False,
         budget: float | None = None, bare: bool = False,
     ) -> T:  # fmt: skip
-        """Run `question` in a transaction of its own, read-only unless `writing`, and return its result. Raises Problem.
+        """Run `question` in a transaction of its own, read-only unless `writing`, and return its result. Raise Problem.
 
         A reading question may be run twice: an idle connection may turn out to have been ended. `budget` replaces the
         deadline, for a question that takes longer or has less time. A `bare` question needs no transaction, and keeps to the
