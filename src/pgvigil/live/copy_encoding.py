@@ -1,10 +1,11 @@
-"""Encodes items as lines of COPY's text format, and splits lines into fields again.
+"""Encode items as lines of COPY's text format, and split lines into fields again.
 
-A line of METRIC, PERFORMANCE or STATEMENT is a row without its id: ids are given when the row is written (writer.py says why).
-A line of EXECUTION is the whole row; a line of REGISTRY is a JSON object, a repeatable call of a function of instrumentation.
+A line of METRIC, PERFORMANCE or STATEMENT is a row without its id: ids are given when the row is written (writer.py
+says why). A line of EXECUTION is the whole row; a line of REGISTRY is a JSON object, a repeatable call of a function of
+instrumentation.
 
-This is most of the work that the recorder does while it holds the interpreter and the application waits for it. So lines are
-made in batches, texts are joined and not copied, and values that many items share are printed once.
+This is most of the work that the recorder does while it holds the interpreter and the application waits for it. So
+lines are made in batches, texts are joined and not copied, and values that many items share are printed once.
 """
 
 from __future__ import annotations

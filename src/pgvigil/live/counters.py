@@ -1,4 +1,4 @@
-"""Counts the records of a recorder. Each record is counted in exactly one place at any moment."""
+"""Count the records of a recorder. Each record is counted in exactly one place at any moment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Moves records from the queue into the database, or into the spill and from there into the database.
+"""Move records from the queue into the database, or into the spill and from there into the database.
 
 Taken records stay in memory (in hand) until they are committed or on disk. Spilled records go into the database before
-newer ones. Every failure on this way is handled here: the batch is retried, spilled, quarantined, or dropped and counted.
+newer ones. Every failure on this way is handled here: the batch is retried, spilled, quarantined, or dropped and
+counted.
 
 More than 400 lines: each failure changes the same few states of a batch, and is understood beside the others.
 """
@@ -69,11 +70,11 @@ class _Batch:
 
     @property
     def rows(self) -> list[Row]:
-        """Return all rows. Raises _Unencodable."""
+        """Return all rows. Raise _Unencodable."""
         return self._rows
 
     def batch(self) -> Batch:
-        """Return the rows as the writer takes them. Raises _Unencodable, also while the result is read."""
+        """Return the rows as the writer takes them. Raise _Unencodable, also while the result is read."""
         lines: dict[int, list[list[str]]] = {}
         for kind, line in self._rows:
             lines.setdefault(kind, [[]])[0].append(line)
@@ -225,7 +226,7 @@ class Delivery:
             self.began = None
 
     def write(self, items: Sequence[Item]) -> None:
-        """Write items without the queue and the counters. Raises Unavailable."""
+        """Write items without the queue and the counters. Raise Unavailable."""
         self.began = time.monotonic()
         try:
             with suppress(BadRow):

@@ -1,4 +1,4 @@
-"""SQL that reads query executions, for the tracker and for the web application. `{}` is the place of the table.
+"""The SQL that reads query executions, for the tracker and for the web application. `{}` is the place of the table.
 
 Every name and operator is qualified: the session's search_path may be anything.
 """
@@ -32,7 +32,7 @@ def page(
     limit: int,
     offset: int,
 ) -> Query:
-    """Select executions, the newest first, and one more than `limit` if there are more. Raises ValueError for a cursor."""
+    """Select executions, the newest first, and one more than `limit` if there are more. Raise ValueError for a cursor."""
     conditions: list[str] = []
     values: list[Any] = []
     for condition, value in (
@@ -108,7 +108,7 @@ def encoded(started_at: datetime | str, id: int) -> str:
 
 
 def decoded(cursor: str) -> tuple[str, int]:
-    """Return the place that a cursor names. Raises ValueError."""
+    """Return the place that a cursor names. Raise ValueError."""
     try:
         started_at, _, id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().rpartition(" ")
         if started_at not in _INFINITE and datetime.fromisoformat(started_at).tzinfo is None:

@@ -1,4 +1,4 @@
-"""Executions of queries on any engine: measured, recorded and read here."""
+"""Measure, record and read the executions of queries on any engine."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class ExecutionTracker:
     ) -> int:
         """Write one execution now and return its id in the database. A known execution_id returns the id of its existing row.
 
-        Raises ValueError or TypeError for values that cannot be stored, and psycopg.Error and ConnectError unchanged.
+        Raise ValueError or TypeError for values that cannot be stored, and psycopg.Error and ConnectError unchanged.
         """
         [line] = Encoder().lines(records.EXECUTION, [self._item(query, database_type, status, details)])
         return await asyncio.to_thread(self._add, line)
@@ -115,7 +115,7 @@ class ExecutionTracker:
     ) -> str | None:
         """Queue one execution and return its execution_id at once. Never raises and never waits.
 
-        Returns None if the execution cannot be stored; the logger "pgvigil" warns and names the reason.
+        Return None if the execution cannot be stored; the logger "pgvigil" warns and names the reason.
         """
         try:
             execution_id = details.setdefault("execution_id", None) or records.new_id()
@@ -136,7 +136,7 @@ class ExecutionTracker:
             @tracker.track_execution(lambda sql, _: sql, "postgresql", user_id=lambda _, user: user)
 
         The exception decides the status and is always passed on: timeout (an exception of that kind, SQLSTATE 57014),
-        failed (the engine's error), error (any other, also CancelledError). Raises ValueError or TypeError at once for values
+        failed (the engine's error), error (any other, also CancelledError). Raise ValueError or TypeError at once for values
         that cannot be stored, and nothing later.
         """
         fixed = {name: value for name, value in details.items() if not callable(value)}

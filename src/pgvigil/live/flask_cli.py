@@ -1,6 +1,7 @@
-"""In a Flask application: its requests as the monitor sees them, and `flask session-monitoring`.
+"""The requests of a Flask application as the monitor sees them, and `flask session-monitoring`.
 
-The commands read what all workers have reported. They are processes of their own, which count nothing and report nothing.
+The commands read what all workers have reported. They are processes of their own, which count nothing and report
+nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _REQUEST: Final = "pgvigil.request"  # in the environment of a request, its id
 
 
 def connect(app: Any, monitor: SessionPerformanceMonitor) -> Undo:
-    """Monitor the requests of a Flask application, and give it the commands; returns the undo."""
+    """Watch the requests of a Flask application, and add the commands to it. Return the undo."""
     from flask import request
 
     def begin() -> None:
@@ -55,7 +56,7 @@ def connect(app: Any, monitor: SessionPerformanceMonitor) -> Undo:
 
 
 def commands(monitor: SessionPerformanceMonitor) -> click.Group:
-    """`session-monitoring` with its commands, for an application that is monitored."""
+    """Return `session-monitoring` with its commands, for an application that is monitored."""
 
     @contextmanager
     def connection() -> Iterator[psycopg.Connection[Any]]:
@@ -96,7 +97,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
     @this_process
     @form("text")
     def status(this_process: bool, form: str) -> None:
-        """Workers, health, open sessions, pool."""
+        """Show workers, health, open sessions, pool."""
         seen = found(this_process)
         click.echo(monitor_workers.as_json(seen[0].document()) if form == "json" else monitor_workers.status_text(seen))
 
@@ -110,7 +111,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
     @this_process
     @form("text")
     def metrics(this_process: bool, form: str) -> None:
-        """All metrics."""
+        """Show all metrics."""
         seen = found(this_process)
         click.echo(
             monitor_workers.as_json(seen[0].document()) if form == "json" else monitor_workers.metrics_text(seen)

@@ -1,7 +1,8 @@
-"""This process in schema instrumentation: an instance with a heartbeat, and the sessions that it registers.
+"""The state of this process in schema instrumentation: an instance with a heartbeat, and the sessions that it
+registers.
 
-Everything goes through the recorder's queue, so each session is in the database before its statements. Only the heartbeat does
-not: it uses a connection of its own, so that a process with a busy recorder is not taken for dead.
+Everything goes through the recorder's queue, so each session is in the database before its statements. Only the
+heartbeat does not: it uses a connection of its own, so that a process with a busy recorder is not taken for dead.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Instance:
             self._stop("no longer instrumented")
 
     def register(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], backend: Backend) -> str:
-        """Register a session of this process and return its id. Raises RuntimeError if nothing is recorded any more."""
+        """Register a session of this process and return its id. Raise RuntimeError if nothing is recorded any more."""
         self._require()
         if self._closed:
             raise RuntimeError("the recorder is closed")

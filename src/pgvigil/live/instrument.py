@@ -1,7 +1,7 @@
-"""Records sessions and statements inside the application, around the calls of its driver, psycopg.
+"""Record sessions and statements inside the application, around the calls of its driver, psycopg.
 
-Where a statement runs, the only work is to take the time and append a tuple to the recorder's queue. Changes are made on the one
-engine, pool or connection that was given, and its undo removes them.
+Where a statement runs, the only work is to take the time and append a tuple to the recorder's queue. Changes are made
+on the one engine, pool or connection that was given, and its undo removes them.
 
 More than 400 lines: for each hook of a driver there is one for callers that wait and one for async ones.
 """
@@ -54,7 +54,7 @@ def instrument(
     pooled  a transaction pooler is in between: sessions have no server process, and each transaction begins by naming its
             session, which costs one more round trip, so that instrumentation.current_session() and the tags work there
 
-    Raises TypeError for any other target, ValueError for an engine on another driver. After that it never raises, and waits only
+    Raise TypeError for any other target, ValueError for an engine on another driver. After that it never raises, and waits only
     once per connection, to ask for its server process. A session that cannot be registered is not recorded.
     """
     engine: Any = getattr(target, "sync_engine", target)

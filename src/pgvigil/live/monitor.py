@@ -35,7 +35,9 @@ _FOLD_EVERY: Final = 1.0
 
 
 class SessionPerformanceMonitor:
-    """Counts what sessions of SQLAlchemy do. `attach` has it count by itself; what is done elsewhere is recorded by hand.
+    """A monitor that counts the work of SQLAlchemy's sessions.
+
+    `attach` has it count by itself; other work is recorded by hand.
 
     logger_name  where summaries and slow requests are logged
 
@@ -74,7 +76,7 @@ class SessionPerformanceMonitor:
     def attach(self, session_factory: Any = None, engine: Any = None, *, pool: str = "default") -> Undo:
         """Count the sessions of a factory, and the pool of an engine under the name `pool`, until the callable returned is called.
 
-        Raises TypeError for anything but a factory, ValueError for one that another monitor counts. Again does nothing.
+        Raise TypeError for anything but a factory, ValueError for one that another monitor counts. Again does nothing.
         """
         from pgvigil.live import orm
 
@@ -274,7 +276,7 @@ class SessionPerformanceMonitor:
         return monitor_metrics.metrics(*self._counts.snapshot(), self.gauges())
 
     def as_application(self) -> Application:
-        """This process as if it were all workers of its application."""
+        """Return this process in the form of an application that has no other worker."""
         now = datetime.now(UTC)
         return Application(self.application, "-", 1, now, self.get_current_metrics(), now)
 
@@ -290,7 +292,7 @@ class SessionPerformanceMonitor:
         return monitor_metrics.summary(self.get_current_metrics())
 
     def log_periodic_summary(self, interval_seconds: float = 300) -> None:
-        """Log the summary at this interval from now on; 0: no longer. Returns at once."""
+        """Log the summary at this interval from now on; 0: no longer. Return at once."""
         if not 0 <= interval_seconds < math.inf:
             raise ValueError(f"interval_seconds={interval_seconds}: it has to be a finite number of seconds, 0 or more")
         self._log_interval = interval_seconds or None
@@ -350,7 +352,7 @@ class SessionPerformanceMonitor:
             recorder.record_metric(f"session_monitor.{name}", value, kind, labels=labels)
 
     def _after_fork(self) -> None:
-        """In the child: another process, with counts of its own."""
+        """Reset the child of a fork: it is another process, with counts of its own."""
         was_running, reporter = self._thread is not None, self.reporter
         self._counts.after_fork()
         self._recorded.clear()
@@ -369,7 +371,7 @@ _making = threading.Lock()
 
 
 def get_performance_monitor() -> SessionPerformanceMonitor:
-    """That of this process; made when it is first asked for."""
+    """Return the monitor of this process. It is made at the first call."""
     global of_this_process  # noqa: PLW0603, RUF100 - one a process is what the name says
     if of_this_process is None:
         with _making:
@@ -400,7 +402,7 @@ def initialize_performance_monitoring(
     application      name under which all workers are added up; default that of `app`
     report           False: this process counts for itself only
 
-    Raises TypeError and ValueError for what cannot be monitored. A database that cannot be reached is logged and tried again.
+    Raise TypeError and ValueError for what cannot be monitored. A database that cannot be reached is logged and tried again.
     """
     monitor = get_performance_monitor()
     monitor.attach(session_factory, engine)

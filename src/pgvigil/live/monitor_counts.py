@@ -62,7 +62,7 @@ class Counts:
         self._looks = 0
 
     def _emitters(self, limit: int) -> tuple[Callable[[Event], None], Callable[[Event], None], Callable[[], None]]:
-        """As closures, which cost the caller least."""
+        """Return the functions that append events, as closures, which cost the caller least."""
         self._drops = count()
         queue, request, requests, drop = self.queue, current_request.get, self.requests, self._drop
         append, length = queue.append, queue.__len__
@@ -90,7 +90,7 @@ class Counts:
         next(self._drops)  # atomic, unlike += 1
 
     def after_fork(self) -> None:
-        """In the child: what the parent has counted, and its open sessions, are the parent's."""
+        """Reset the child of a fork: the counts and the open sessions belong to the parent."""
         self.queue.clear()
         self.open.clear()
         for pending in self.waiting.values():
@@ -149,7 +149,7 @@ class Counts:
         return name
 
     def snapshot(self) -> tuple[dict[str, int], dict[str, list[int]]]:
-        """Copies, with all that was appended before."""
+        """Return copies of counters and histograms, with all that was appended before."""
         self.fold()
         with self._lock:
             counters = dict(self.counters)
@@ -162,7 +162,7 @@ class Counts:
 
 
 def split(counters: dict[str, int]) -> dict[str, int]:
-    """Ends of units of work as the counts that they represent."""
+    """Split the ends of units of work into the counts that they represent."""
     for outcome, begun in BEGUN.items():
         if number := counters.pop(begun, 0):
             counters["begins"] = counters.get("begins", 0) + number
@@ -175,14 +175,14 @@ def observations(histogram: list[int]) -> int:
 
 
 def mean(histogram: list[int] | None) -> float | None:
-    """Seconds; None where nothing was observed."""
+    """Return the mean in seconds. None where nothing was observed."""
     if not histogram or not (number := observations(histogram)):
         return None
     return histogram[-1] / number / 1e9
 
 
 def quantile(histogram: list[int] | None, share: float) -> float | None:
-    """Seconds, interpolated between two bounds; None where nothing was observed."""
+    """Return a quantile in seconds, interpolated between two bounds. None where nothing was observed."""
     if not histogram or not (number := observations(histogram)):
         return None
     rank, below, lower = share * number, 0, 0.0

@@ -30,7 +30,7 @@ _POOL_GAUGES: Final = ("pool_size", "checked_out", "checked_in", "overflow", "ma
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing that is not as it should be."""
+    """A measure that is beyond its threshold."""
 
     type: AlertType
     severity: Literal["warning", "critical"]
@@ -109,7 +109,7 @@ def _by_name(kind: str, of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pools(counters: Counters, histograms: Histograms, gauges: Gauges) -> dict[str, Any]:
-    """Of all pools together, and of each."""
+    """Return the numbers of all pools together, and of each."""
     kinds = (*_POOL_GAUGES, "utilization")
     named = {key.partition("/")[2] for key in gauges if key.partition("/")[0] in kinds}
     named |= {key.partition("/")[2] for key in counters if key.startswith(("checkouts/", "timeouts/"))}

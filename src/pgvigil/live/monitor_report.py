@@ -1,6 +1,8 @@
-"""Reports of one process to the database: its counts since it began, so that a report that is lost is made good by the next.
+"""The reports of one process to the database.
 
-On a thread of its own: a database that hangs holds up neither the application nor the adding up.
+Each has the counts since the process began, so that it also replaces a lost report.
+
+They run on a thread of their own: a database that does not answer delays neither the application nor the counting.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def difference(now: State, before: State) -> State:
 
 
 class Reporter:
-    """Sends the state of a monitor at an interval, and a last time when it is closed."""
+    """A sender of a monitor's state at an interval, and a last time when it is closed."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class Reporter:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """As a process that has reported nothing: a forked child."""
+        """Begin as a process that has reported nothing: a forked child."""
         self.id = str(uuid4())
         self._registered = False
         self._number = 0
@@ -107,7 +109,7 @@ class Reporter:
                     _log.warning("the session monitor reports again to %s", self.target)
 
     def _fail(self, error: Exception) -> None:
-        """Said once until it changes; what was counted goes with the next report."""
+        """Log an error once until it changes. The counts go with the next report."""
         diag = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         words = diag or " ".join(str(error).split())
         if isinstance(error, psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName):
@@ -119,7 +121,7 @@ class Reporter:
             _log.warning("the session monitor cannot report to %s, and goes on trying: %s", self.target, words)
 
     def report(self, *, ended: bool = False) -> None:
-        """One report. Raises PgvigilError or psycopg.Error."""
+        """Send one report. Raise PgvigilError or psycopg.Error."""
         with closing(database.open_connection(self.target, "session monitor")) as connection:
             if not self._report(connection, ended) and not self._report(connection, ended):
                 raise PgvigilError("the database forgets this worker as soon as it has registered")

@@ -1,4 +1,4 @@
-"""Requests of an application, and the operations of its sessions that belong to each."""
+"""The requests of an application, and the operations of its sessions that belong to each."""
 
 from __future__ import annotations
 

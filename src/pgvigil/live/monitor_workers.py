@@ -29,7 +29,7 @@ _LIMITS: Final = "10s"
 
 @dataclass(frozen=True)
 class Application:
-    """All workers of one application and login together."""
+    """The workers of one application and login together."""
 
     application: str
     reported_by: str
@@ -75,7 +75,10 @@ def _transaction(connection: psycopg.Connection[Any], *, read_only: bool) -> Ite
 
 
 def read(connection: psycopg.Connection[Any], application: str | None = None) -> list[Application]:
-    """Those of which a worker is alive. Raises NoWorkerError if there is none, PreconditionError if there is no session monitor."""
+    """Return the applications with a live worker.
+
+    Raise NoWorkerError if there is none, PreconditionError if there is no session monitor.
+    """
     with _transaction(connection, read_only=True):
         may_read = connection.execute(_MAY_READ.encode()).fetchone()
         source = "pgvigil.session_monitor" if may_read and may_read[0] else "pgvigil.own_session_monitor()"
@@ -100,7 +103,7 @@ def read(connection: psycopg.Connection[Any], application: str | None = None) ->
 
 
 def set_logging(connection: psycopg.Connection[Any], application: str, seconds: float) -> str:
-    """Have the workers log their summary at this interval; 0: no longer. What was done. Raises NoWorkerError, UsageError."""
+    """Have the workers log their summary at this interval; 0: no longer. What was done. Raise NoWorkerError, UsageError."""
     if seconds and not 1 <= seconds <= 86_400:
         raise UsageError(
             f"--interval {seconds:g}: 1 to 86400 seconds are possible, or 0 to end it", "Give another one."
@@ -142,7 +145,7 @@ def summary_text(found: Sequence[Application]) -> str:
 
 
 def metrics_text(found: Sequence[Application]) -> str:
-    """Each number on a line, for people and for grep."""
+    """Return each number on a line, for people and for grep."""
     lines = []
     for one in found:
         lines += [one.head(), *_flat(one.metrics, "  ")]

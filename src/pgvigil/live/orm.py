@@ -1,8 +1,8 @@
-"""Hooks on the sessions, engine and exceptions of SQLAlchemy, each with its undo.
+"""The hooks on the sessions, engine and exceptions of SQLAlchemy, each with its undo.
 
-Only what was given is changed: the class that a sessionmaker has made for itself, one engine's dialect and pool. No events around
-statements: with any such listener, each statement takes the long way through SQLAlchemy. The two exception classes are the
-process's; they are restored when the last monitor is undone.
+Only the given objects are changed: the class that a sessionmaker has made for itself, one engine's dialect and pool.
+There are no events around statements: with any such listener, each statement takes the long way through SQLAlchemy. The
+two exception classes are the process's; they are restored when the last monitor is undone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _created: ContextVar[tuple[int, int]] = ContextVar("pgvigil_created", default=(0
 
 
 def session_class(factory: Any) -> tuple[type[Session], Undo]:
-    """The class of the sessions that a factory makes, and how to undo what had to be set for that. Raises TypeError for others.
+    """The class of the sessions that a factory makes, and how to undo what had to be set for that. Raise TypeError for others.
 
     Taken are a sessionmaker, an async_sessionmaker, a scoped_session of either, whatever has one as `session_factory` or `session`
     (flask-sqlalchemy's `db`), and a subclass of Session.
@@ -82,7 +82,7 @@ def _class_for_async(factory: async_sessionmaker[Any]) -> tuple[type[Session], U
 
 
 def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
-    """Count the sessions of this class, and their units of work; again does nothing. Raises ValueError if another monitor does so."""
+    """Count the sessions of this class, and their units of work; again does nothing. Raise ValueError if another monitor does so."""
     if vars(cls).get(_MONITORED) is counts:
         return lambda: None
     if _MONITORED in vars(cls):

@@ -1,8 +1,10 @@
-"""Transactions on connections that pgvigil.live opens itself. A pooler may be in between: every setting ends with its transaction.
+"""The transactions on connections that pgvigil.live opens itself.
 
-No result depends on the settings of a role, a database or the server: a transaction states its own isolation, and sets the rest by SET
-LOCAL. Every name is qualified, so any search_path works; it is left unchanged, because triggers of the application run
-in these transactions too.
+A pooler may be in between: every setting ends with its transaction.
+
+No result depends on the settings of a role, a database or the server: a transaction states its own isolation, and sets
+the rest by SET LOCAL. Every name is qualified, so any search_path works; it is left unchanged, because triggers of the
+application run in these transactions too.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ def application_schema(connection: psycopg.Connection[Any]) -> str | None:
 def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) -> dict[int, str]:
     """Return the names of the tables to record into, with their schema, by their numbers.
 
-    Raises PreconditionError if a table is missing, and for `writing` on a standby.
+    Raise PreconditionError if a table is missing, and for `writing` on a standby.
     """
     schema = application_schema(connection)
     with own_transaction(connection, read_only=True):

@@ -1,4 +1,4 @@
-"""Replaces attributes of single objects, so that it can be undone in any order."""
+"""Replace attributes of single objects, so that it can be undone in any order."""
 
 from __future__ import annotations
 

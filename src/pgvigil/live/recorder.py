@@ -1,7 +1,7 @@
-"""Records without slowing the callers: they append to a bounded queue, and one thread takes records from it.
+"""Record without slowing the callers: they append to a bounded queue, and one thread takes records from it.
 
-The worker takes batches from the queue and delivers them (dispatcher.py). This module decides when: what wakes the worker, how
-long it waits for more records, when it spills what the database does not accept, and how recording ends.
+The worker takes batches from the queue and delivers them (dispatcher.py). This module decides when: what wakes the
+worker, how long it waits for more records, when it spills what the database does not accept, and how recording ends.
 
 More than 400 lines: one class, which is the public interface, with the state that its thread and its callers share.
 """
@@ -59,7 +59,7 @@ class Recorder:
     stuck_after      seconds after which a batch that the server does not finish is aborted, once the queue fills
     instance         name of this process in those reports; default: the host's name
 
-    Raises UsageError if the URL cannot be read. No connection is opened before the first record.
+    Raise UsageError if the URL cannot be read. No connection is opened before the first record.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Recorder:
         labels: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to system_metrics. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
+        """Append one row to system_metrics. Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values."""
         self._queue.append(records.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
@@ -153,7 +153,7 @@ class Recorder:
         metadata: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to performance_logs. Blocks only if on_full is "wait". Raises only ValueError or TypeError, for bad values."""
+        """Append one row to performance_logs. Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values."""
         self._queue.append(records.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)

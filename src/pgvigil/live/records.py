@@ -1,4 +1,6 @@
-"""Checks the application's arguments in its own thread and makes items of them. lines.py encodes those for the database."""
+"""Check the application's arguments in its own thread and make items of them. copy_encoding.py encodes those for the
+database.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ to_json = json.JSONEncoder(allow_nan=False).encode
 
 
 def metric(name: str, value: float | Decimal, type: str, labels: dict[str, Any] | None, at: datetime | None) -> Item:
-    """Return an item for system_metrics. Raises ValueError or TypeError for values that the table would refuse."""
+    """Return an item for system_metrics. Raise ValueError or TypeError for values that the table would refuse."""
     name = _checked_name("the name of the metric", name)
     if isinstance(value, float):
         value = float(value)  # a plain number, for instance of one of numpy's
@@ -91,7 +93,7 @@ def performance(
     metadata: dict[str, Any] | None,
     at: datetime | None,
 ) -> Item:
-    """Return an item for performance_logs. Raises ValueError or TypeError for bad values. Durations are rounded to milliseconds."""
+    """Return an item for performance_logs. Raise ValueError or TypeError for bad values. Durations are rounded to milliseconds."""
     operation = _checked_name("the name of the operation", operation)
     if isinstance(duration_ms, bool) or not isinstance(duration_ms, int | float):
         raise TypeError(
@@ -133,7 +135,7 @@ def execution(
     request_metadata: dict[str, Any] | None = None,
     response_metadata: dict[str, Any] | None = None,
 ) -> Item:
-    """Return an item for query_executions, with secrets removed. Raises ValueError or TypeError for values that it would refuse."""
+    """Return an item for query_executions, with secrets removed. Raise ValueError or TypeError for values that it would refuse."""
     if not isinstance(query, str):
         raise TypeError(f"query must be a string, not {type(query).__name__}")
     database_type = _checked_name("database_type", database_type, 50)
@@ -270,7 +272,7 @@ def _document(what: str, document: dict[str, Any] | None) -> Document:
 
 
 def checked_json(what: str, document: Any) -> str:
-    """Return the document as JSON for jsonb. Raises ValueError or TypeError for values that jsonb would refuse."""
+    """Return the document as JSON for jsonb. Raise ValueError or TypeError for values that jsonb would refuse."""
     try:
         text = to_json(document)
     except RecursionError:

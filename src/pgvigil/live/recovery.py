@@ -1,7 +1,7 @@
-"""Access to objects whose session is gone: they are attached again, and that is counted.
+"""Give access to objects whose session is gone: they are attached again, and that is counted.
 
-An object without changes is merged without asking the database; one with changes is merged with them; where neither can be done it
-is loaded again by its identity.
+An object without changes is merged without asking the database; one with changes is merged with them; where neither can
+be done it is loaded again by its identity.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ AnySession = Session | scoped_session[Any]
 
 
 def ensure_attached(instance: T, session: AnySession) -> T:
-    """`instance` if it is in this session, else one with the same identity that is.
+    """Return `instance` if it is in this session, else an object of the same identity that is.
 
-    Raises UnmappedInstanceError for anything but a mapped object, ValueError for one that was never in the database or is in another
-    session that is open, and what SQLAlchemy raises where it cannot be loaded.
+    Raise UnmappedInstanceError for anything but a mapped object, ValueError for one that was never in the database or
+    is in another session that is open, and what SQLAlchemy raises where it cannot be loaded.
     """
     state = _state(instance)
     if instance in session:
@@ -97,12 +97,15 @@ def safe_relationship_access(
 
 
 async def async_ensure_attached(instance: T, session: AsyncSession) -> T:
-    """As `ensure_attached`, for an AsyncSession."""
+    """Return the same as `ensure_attached`, for an AsyncSession."""
     return await session.run_sync(lambda inner: ensure_attached(instance, inner))
 
 
 async def async_safe_access(instance: object, attribute: str, default: Any = None, *, session: AsyncSession) -> Any:
-    """As `safe_access`; what has to be loaded is loaded within the session, where there is a greenlet to wait in."""
+    """Return the same as `safe_access`.
+
+    Attributes that must be loaded are loaded within the session, where there is a greenlet to wait in.
+    """
     if instance in session:
         return await session.run_sync(lambda _: getattr(instance, attribute, default))
     return await session.run_sync(lambda inner: safe_access(instance, attribute, default, session=inner))

@@ -1,9 +1,9 @@
-"""Redacts what must not be stored: secrets in parameters, messages and queries, values in error messages and, on request,
-the literals of queries.
+"""Redact what must not be stored: secrets in parameters, messages and queries, values in error messages and, on
+request, the literals of queries.
 
-If the meaning of a text is uncertain, too much is hidden rather than too little. Every function takes time in proportion
-to the text, whatever it contains: a text is cut into tokens from left to right, each pattern matches at a given position without
-backtracking, and text that was searched for the end of a value is never searched again.
+If the meaning of a text is uncertain, too much is hidden rather than too little. Every function takes time in
+proportion to the text, whatever it contains: a text is cut into tokens from left to right, each pattern matches at a
+given position without backtracking, and text that was searched for the end of a value is never searched again.
 
 More than 400 lines: one scanner of SQL and JSON text, whose rules refer to each other.
 """

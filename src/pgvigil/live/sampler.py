@@ -1,7 +1,8 @@
-"""Samples pg_stat_activity every few seconds, for applications that cannot be changed.
+"""Sample pg_stat_activity every few seconds, for applications that cannot be changed.
 
-The server does the work: instrumentation.sample_activity() writes all new rows in one call; secrets are removed from the texts
-here. Statements that begin and end between two samples are not seen, and a sample cannot show if a statement succeeded.
+The server does the work: instrumentation.sample_activity() writes all new rows in one call; secrets are removed from
+the texts here. Statements that begin and end between two samples are not seen, and a sample cannot show if a statement
+succeeded.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class SamplerStats:
 class Sampler:
     """A sampler of the database of `url`: one sample every `every` seconds, in its own thread, until `close()`.
 
-    The login role needs pgvigil_admin, because the sampler reads the statements of all roles. Raises ValueError for an interval
+    The login role needs pgvigil_admin, because the sampler reads the statements of all roles. Raise ValueError for an interval
     of more than 30 seconds, UsageError for a URL that cannot be read, and nothing later: failures are counted, and the next
     sample is taken as usual.
     """

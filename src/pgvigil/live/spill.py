@@ -1,4 +1,4 @@
-"""Stores rows in files until the database takes them, in the order they came.
+"""Store rows in files until the database takes them, in the order they came.
 
 A file (segment) is written by one process and read once it is complete. The process that has it open holds a lock on it (flock),
 so a free lock shows that the process has ended, and the next process adopts the file.
@@ -145,7 +145,7 @@ def _check_file(path: Path, found: os.stat_result) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a regular file of this user in a directory of this user. Raises OSError."""
+    """Open a regular file of this user in a directory of this user. Raise OSError."""
     check_private(path.parent, path.parent.stat())
     # Without waiting: the name may belong to a pipe.
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -308,7 +308,7 @@ class Spill:
         return sum(segment.size for segment in self._segments)
 
     def append(self, rows: Sequence[Row], probe: Probe | None) -> None:
-        """Append all rows. Raises SpillFull or OSError, and then holds none of them."""
+        """Append all rows. Raise SpillFull or OSError, and then holds none of them."""
         if self._open is None or self._open.size >= SEGMENT_BYTES:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._others = 0

@@ -1,4 +1,4 @@
-"""Runs the transactions that an application of sessions needs, on its own connections: psycopg's or SQLAlchemy's.
+"""Run the transactions that an application of sessions needs, on its own connections: psycopg's or SQLAlchemy's.
 
 They commit on their own, unless the connection is in a transaction already: then they are part of that one.
 """
@@ -69,7 +69,7 @@ def pool_options(profile: str) -> dict[str, int]:
     web   a worker process of a web application: 5 and 10 more, renewed after an hour
     high  a process that serves many requests at a time: 20 and 50 more, renewed after half an hour
 
-    Raises ValueError for any other name.
+    Raise ValueError for any other name.
     """
     if profile not in _POOLS:
         raise ValueError(f"there is no pool profile {profile!r}: use one of {', '.join(_POOLS)}")
@@ -94,7 +94,7 @@ def create_session(
 ) -> CreatedSession:
     """Create a session with its first context row (sequence_number 1): both or neither.
 
-    Raises the driver's own errors, such as a unique violation for a duplicate key; ValueError for an expires_at without a
+    Raise the driver's own errors, such as a unique violation for a duplicate key; ValueError for an expires_at without a
     time zone, and for metadata that jsonb cannot hold; TypeError for a target that is neither a psycopg connection nor a
     SQLAlchemy connection or engine; PreconditionError if a trigger of the application skips the row, or a pooler refuses transactions.
     """
@@ -135,7 +135,7 @@ def batch(target: Target, operations: Iterable[tuple[str, Callable[[Any], object
 
     operations  pairs of a name and a function, which is called with the connection and neither commits nor rolls back
 
-    Returns one result each, in their order. Raises any error that ended the whole transaction, which then keeps nothing: a lost
+    Return one result each, in their order. Raise any error that ended the whole transaction, which then keeps nothing: a lost
     connection, a serialization failure (SQLSTATE 40001: run the whole batch again), an error of the commit; TypeError as
     create_session.
     """

@@ -1,14 +1,15 @@
-"""Writes rows on the recorder's own connection by COPY, one transaction per batch, and always finds out if it was committed.
+"""Write rows on the recorder's own connection by COPY, one transaction per batch, and always find out if it was
+committed.
 
-Ids are made here, after COPY has begun: then the transaction holds its lock on the table, and the rollups, which wait for
-lock holders, never miss a row. The ids use the server's clock, so an application whose clock is wrong does no harm.
+Ids are made here, after COPY has begun: then the transaction holds its lock on the table, and the rollups, which wait
+for lock holders, never miss a row. The ids use the server's clock, so an application whose clock is wrong does no harm.
 
-If the connection breaks during COMMIT, the result is unknown. But all rows of a batch are in the database or none is, so one
-id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. If the server is
-still busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
+If the connection breaks during COMMIT, the result is unknown. But all rows of a batch are in the database or none is,
+so one id answers for all: an INSERT of that id, always rolled back, conflicts exactly if the batch was committed. If
+the server is still busy with that COMMIT, the INSERT waits for it. This needs no right but INSERT.
 
-Query executions bring an id of their own, from their source: only if one of a batch exists already, the new ones are selected,
-which is slower; and a session can be registered twice. A batch of nothing else is simply sent again.
+Query executions bring an id of their own, from their source: only if one of a batch exists already, the new ones are
+selected, which is slower; and a session can be registered twice. A batch of nothing else is simply sent again.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class Writer:
         return self._connection is not None
 
     def connect(self) -> None:
-        """Connect. Raises Unavailable with the message of libpq or the server."""
+        """Connect. Raise Unavailable with the message of libpq or the server."""
         try:
             connection = database.open_connection(self._target, "recorder")
             try:
@@ -191,7 +192,7 @@ class Writer:
     def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
         """Write all rows of the batch or none. The batch may have to be made twice.
 
-        Raises BadRow, Unavailable, Uncertain, and errors of making the batch. `before_commit` gets the probe while all can
+        Raise BadRow, Unavailable, Uncertain, and errors of making the batch. `before_commit` gets the probe while all can
         still be undone.
         """
         try:
@@ -243,7 +244,7 @@ class Writer:
             raise
 
     def unknown(self, rows: Sequence[Row]) -> list[int]:
-        """Return the positions of rows that are statements of unknown sessions. Raises BadRow or Unavailable."""
+        """Return the positions of rows that are statements of unknown sessions. Raise BadRow or Unavailable."""
         connection = self._get()
         sessions = [_session(line) if kind == STATEMENT else None for kind, line in rows]
         asked = list({session for session in sessions if session is not None})
@@ -271,7 +272,7 @@ class Writer:
         return ahead
 
     def _send(self, connection: psycopg.Connection[Any], beginning: bytes) -> tuple[Any, ...] | None:
-        """Send the statements that begin a transaction; return the row of the last one. Raises Ended or Unavailable."""
+        """Send the statements that begin a transaction; return the row of the last one. Raise Ended or Unavailable."""
         try:
             cursor = connection.execute(beginning)
         except psycopg.Error as error:
@@ -301,7 +302,7 @@ class Writer:
         return (error.sqlstate or "")[:2] in _ROW_FAULTS
 
     def committed(self, probe: Probe) -> bool:
-        """Return true if the batch that was sent with this id is in the database. Raises Unavailable."""
+        """Return true if the batch that was sent with this id is in the database. Raise Unavailable."""
         connection = self._get()
         kind, id = probe
         self._send(connection, b"; ".join([begin(connection, lock_timeout=_LOCK_TIMEOUT), _GUARD]))
