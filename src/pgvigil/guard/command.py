@@ -27,9 +27,9 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@'\"]*):[^\s@'\"]+@")
 
 
 class Command:
-    """`with Command(order, words, say, secrets) as command: status = command.wait()`. `order` is the supervisor's.
+    """A command that runs below a supervisor: `with Command(order, say, secrets) as command: status = command.wait()`.
 
-    An exception in the block ends the command's processes, in order: SIGTERM first.
+    `order` is the supervisor's. An exception in the block ends the command's processes, in order: SIGTERM first.
     """
 
     def __init__(self, order: Mapping[str, Any], say: Callable[[str], None], secrets: Sequence[str]) -> None:

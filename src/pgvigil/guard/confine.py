@@ -1,8 +1,9 @@
-"""Lets processes connect to nothing but one proxy: a rehearsal cannot reach the real database, whatever address the command carries.
+"""Confine processes to one proxy: a rehearsal cannot reach the real database, whatever address the command uses.
 
 A seccomp filter, which no process can take off again, stops each connect(2) of the command and its children until the
-supervisor has done it for them: to the proxy where they asked for the server, with an error otherwise. The other ways to a
-connection (TCP fast open, io_uring, another system-call table) are closed. Needs Linux 5.6 or newer, no rights.
+supervisor has done it for them: to the proxy where they asked for the server, with an error otherwise. The other ways
+to a connection (TCP fast open, io_uring, another system-call table) are closed. This needs Linux 5.6 or newer, and no
+rights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ _IO_URING_SETUP = 425
 
 @dataclass(frozen=True)
 class Rules:
-    """`tcp` addresses with their port and `unix` paths lead to the server: they are answered by the proxy's port and path."""
+    """The addresses that lead to the server: `tcp` with their port, and `unix` paths.
+
+    The proxy's port and path answer them instead.
+    """
 
     tcp: frozenset[tuple[str, int]]
     unix: frozenset[str]
@@ -47,7 +51,7 @@ class Rules:
 
 
 def unavailable() -> str:
-    """Why this machine cannot confine a command; empty if it can."""
+    """Return the reason why this machine cannot confine a command, or an empty text if it can."""
     if platform.system() != "Linux" or platform.machine() not in _TABLES:
         return f"it is {platform.system()} on {platform.machine()}"
     release = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
@@ -90,7 +94,10 @@ class _Filter(ctypes.Structure):
 
 
 def install() -> int:
-    """Confines this process, and all that it starts. Returns the descriptor on which its connections are answered. Raises OSError."""
+    """Confine this process and its children.
+
+    Return the descriptor on which their connections are answered. Raise OSError.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
@@ -103,7 +110,10 @@ def install() -> int:
 
 
 def answer(listener: int, rules: Rules) -> None:
-    """Answers one connect(2) that waits. It is done here, on a copy of the socket, so that what was checked is what is done."""
+    """Answer one connect(2) that waits.
+
+    It is done here, on a copy of the socket, so that the address that was checked is the one that is used.
+    """
     request = bytearray(80)
     try:
         fcntl.ioctl(listener, _RECV, request)

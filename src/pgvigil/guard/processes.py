@@ -21,7 +21,7 @@ _DONE, _ERROR = 3, 2
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below this one, the nearest first."""
+    """Return all processes below this one, the nearest first."""
     parents: dict[int, list[int]] = {}
     for entry in os.listdir(_PROC):  # noqa: PTH208 - thirty times a second
         if entry.isdecimal():
@@ -85,7 +85,10 @@ def sockets(pids: list[int]) -> Sockets:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Of /proc/net/tcp: the address in words of 32 bits, as the machine stores them, and the port."""
+    """Return address and port of an entry of /proc/net/tcp.
+
+    The address is in words of 32 bits, as the machine stores them.
+    """
     words, _, port = text.partition(":")
     raw = b"".join(struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8))
     if len(raw) == 16 and raw.startswith(b"\0" * 10 + b"\xff\xff"):

@@ -50,7 +50,7 @@ class Upstream:
 
     @classmethod
     def of(cls, conn: psycopg.Connection) -> Upstream:
-        """As an open connection reaches it."""
+        """Return the server as an open connection reaches it."""
         with socket.socket(fileno=os.dup(conn.pgconn.socket)) as same:
             family, address = same.family, same.getpeername()
         given = {o.keyword: o.val.decode() for o in conn.pgconn.info if o.val is not None}
@@ -60,7 +60,7 @@ class Upstream:
         return cls(family, address, tls, conn.info.host)
 
     def open(self) -> socket.socket:
-        """A connection on which nothing was said yet. Raises OSError."""
+        """A connection on which nothing was said yet. Raise OSError."""
         sock = socket.socket(self.family)
         try:
             sock.connect(self.address)
@@ -90,9 +90,10 @@ def _context(given: dict[bytes, str]) -> ssl.SSLContext:
 
 @dataclass
 class Proxy:
-    """`with Proxy(upstream, "app", "copy", admit) as proxy`. `admit` is called with the role of each session that is let in.
+    """A proxy that leads to the copy: `with Proxy(upstream, "app", "copy", admit) as proxy`.
 
-    `turned_away` are connections that asked for something else than the real database, `stopped` statements that ended their session.
+    `admit` is called with the role of each session that is let in. `turned_away` counts connections that asked for
+    another database than the real one, `stopped` has the statements that ended their session.
     """
 
     upstream: Upstream
@@ -175,9 +176,9 @@ class Proxy:
 
 
 def _relay(client: socket.socket, server: socket.socket) -> str:
-    """Passes on what both sides send until one of them ends. Returns the words of a statement that is not to be passed on.
+    """Forward what both sides send until one of them ends. Return the text of a statement that must not be forwarded.
 
-    In one thread, because a TLS connection must not be read and written at once.
+    This is one thread, because a TLS connection must not be read and written at once.
     """
     for sock in (client, server):
         sock.setblocking(False)
@@ -242,7 +243,7 @@ def _pass_greeting(server: socket.socket, client: socket.socket) -> None:
 
 
 def without_channel_binding(message: bytes) -> bytes:
-    """AuthenticationSASL without the mechanisms that end in -PLUS; any other message as it is."""
+    """Remove the mechanisms that end in -PLUS from AuthenticationSASL. Any other message is unchanged."""
     if message[:1] != b"R" or message[5:9] != struct.pack("!I", 10):
         return message
     offered = [name for name in message[9:].split(b"\0") if name and not name.endswith(b"-PLUS")]

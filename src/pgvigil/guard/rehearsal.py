@@ -64,7 +64,7 @@ class Rehearsed:
 
 
 def require_possible(conn: psycopg.Connection) -> None:
-    """Raises PreconditionError where a command could not be kept away from the real database, or from other ones."""
+    """Raise PreconditionError where a command could not be kept away from the real database, or from other ones."""
     if reason := confine.unavailable():
         raise PreconditionError(
             f"this machine cannot keep the command away from the real database: {reason}",
@@ -101,7 +101,10 @@ def rehearse(
     start: Callable[[dict[str, Any]], Command],
     log: Reporter,
 ) -> Rehearsed:
-    """Runs the command on the copy `there`. Raises MigrationError if it fails, PreconditionError if it was not about the copy."""
+    """Run the command on the copy `there`.
+
+    Raise MigrationError if it fails, PreconditionError if it was not about the copy.
+    """
     clock = time.monotonic()
     copy = str(there.parameters["dbname"])
     shared = conn.execute(_SHARED).fetchone()
@@ -177,7 +180,10 @@ def _judge(
 
 
 class _Admission:
-    """Lets the roles that may connect to the real database connect to the copy, which is closed to all but its maker."""
+    """A check that admits to the copy the roles that may connect to the real database.
+
+    The copy is closed to all but its maker.
+    """
 
     def __init__(self, conn: psycopg.Connection, there: Target, copy: str) -> None:
         self._may = {
@@ -223,7 +229,9 @@ def _copy_settings(conn: psycopg.Connection, look: psycopg.Connection, copy: str
 
 
 class _LockTrace(Observer):
-    """Looks at the locks of all other sessions of the copy, and keeps the longest unbroken time of each."""
+    """An observer that looks at the locks of all other sessions of the copy, and keeps the longest unbroken time of
+    each.
+    """
 
     def __init__(self, conn: psycopg.Connection, tables: list[int]) -> None:
         super().__init__(conn, "pgvigil lock trace")

@@ -1,4 +1,4 @@
-"""guard: run lock → preconditions → verified backup → [rehearsal] → the command, watched → comparison."""
+"""Run guard: run lock → preconditions → verified backup → [rehearsal] → the command, watched → comparison."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ class Outcome:
 
 
 def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> None:
-    """Runs the command; `outcome` says how far it came. Raises MigrationError when it failed, InvalidSchemaError when the spec is unmet."""
+    """Run the command; `outcome` says how far it came.
+
+    Raise MigrationError where it failed, InvalidSchemaError where the spec is unmet.
+    """
     clock = time.monotonic()
     if platform.system() != "Linux":
         raise PreconditionError(
@@ -167,7 +170,7 @@ def _backup(conn: psycopg.Connection, target: Target, options: Options, log: Rep
 
 
 def _revision(conn: psycopg.Connection) -> str | None:
-    """Of pgvigil's own chain, where it is in: a restore looks for it."""
+    """Return the revision of pgvigil's own chain where it is installed: a restore looks for it."""
     if preflight.one(conn, "SELECT to_regnamespace('pgvigil') IS NULL"):
         return None
     with suppress(psycopg.Error, PgvigilError):

@@ -53,7 +53,7 @@ class Route:
 
     @classmethod
     def of(cls, conn: psycopg.Connection) -> Route:
-        """Of a connection that is open."""
+        """Return the route of an open connection."""
         row = conn.execute(_SERVER).fetchone()
         assert row is not None  # noqa: S101 - this is not a query of a table
         port, seen, seen_port, _ = row
@@ -69,7 +69,10 @@ class Route:
 
 
 class Own:
-    """Recognises the command's sessions. `look` reads the sockets of its processes, which is done only for sessions not yet known."""
+    """A set of the command's sessions.
+
+    `look` reads the sockets of its processes, which is done only for sessions not yet known.
+    """
 
     def __init__(self, route: Route, look: Callable[[], Sockets], token: str, declared: str | None) -> None:
         self._route = route
@@ -98,12 +101,14 @@ class Own:
 
     @property
     def shared(self) -> int:
-        """Sessions with the command's name at a connection that none of its processes holds, not only while they ended: those of a pooler."""
+        """Count sessions with the command's name that belong to none of its processes, and not only while a process
+        ended: those of a pooler.
+        """
         return sum(looks > 1 and not self._answers[one] for one, looks in self._doubtful.items())
 
     @property
     def seen(self) -> list[Session]:
-        """All that were recognised so far."""
+        """Return all sessions that were recognised so far."""
         return [session for session, answer in self._answers.items() if answer]
 
     def _is_own(self, row: Row, held: Sockets, carries: bool) -> bool:
@@ -118,7 +123,10 @@ class Own:
         )  # fmt: skip
 
     def _is_server(self, paths: frozenset[str]) -> bool:
-        """If this process came by TCP and may not read the server's directories: its usual name, with its port."""
+        """Return True where a path has the server's usual name with its port.
+
+        This is for a process that came by TCP and may not read the server's directories.
+        """
         return not self._route.unix and any(path.endswith(f"/.s.PGSQL.{self._route.port}") for path in paths)
 
 

@@ -1,8 +1,10 @@
-"""Between guard and the command: starts it, and ends it when guard is gone, killed or not, so that it never runs unguarded.
+"""The process between guard and the command: it starts the command, and ends it when guard is gone, so that it never
+runs unguarded.
 
-Speaks with guard in lines of JSON over one socket: an order to begin with, {"end": true} to end the command, {"done": true}
-at last; {"exit": status} when the command has ended. When the socket closes without "done", guard was killed: the command's
-processes are ended, and then its sessions, because a server process that waits for a lock does not notice that its client is gone.
+It speaks with guard in lines of JSON over one socket: an order to begin with, {"end": true} to end the command,
+{"done": true} at last; {"exit": status} when the command has ended. When the socket closes without "done", guard was
+killed: the command's processes are ended, and then its sessions, because a server process that waits for a lock does
+not notice that its client is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def main() -> None:
-    """In a process of its own: its arguments name the descriptor of the socket."""
+    """Run as a process of its own. Its arguments name the descriptor of the socket."""
     ctypes.CDLL(None).prctl(
         _SET_CHILD_SUBREAPER, 1, 0, 0, 0
     )  # what the command leaves behind becomes our child, not init's
@@ -69,7 +71,7 @@ class _Supervisor:
     # ── Listening ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _hear(self, seconds: float | None) -> None:
-        """Waits for guard, for the command's end and for its connections, and does what they ask for."""
+        """Wait for guard, for the command's end and for its connections, and do what they ask for."""
         watched: list[Any] = [self._control, *([self._listener] if self._listener is not None else [])]
         ready, _, _ = select.select(watched, [], [], seconds)
         if self._listener in ready and self._listener is not None and self._rules is not None:

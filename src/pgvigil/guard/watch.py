@@ -1,7 +1,7 @@
-"""Bounds the lock waits of the command's sessions, from outside: whatever its language and its driver.
+"""Bound the lock waits of the command's sessions, from outside: whatever its language and its driver.
 
-A statement that waits for a lock makes everybody who comes later wait behind it. One that has waited for too long is
-cancelled, by its server process and the moment that began, while it still is in that very wait.
+A statement that waits for a lock makes every later one wait behind it. One that has waited for too long is cancelled,
+by its server process and the moment that began, while it still is in that very wait.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class _Wait:
 
 
 class WaitMonitor:
-    """`with Watch(…) as watch: …` looks until the block ends. `connect` opens a connection of its own, and another when that is lost."""
+    """A monitor that looks until the block ends: `with WaitMonitor(…) as monitor: …`.
+
+    `connect` opens a connection of its own, and another when that is lost.
+    """
 
     def __init__(
         self, connect: Callable[[], psycopg.Connection], own: Own, since: float, max_wait_ms: float, log: Reporter
@@ -191,7 +194,9 @@ class WaitMonitor:
 
 
 def terminate(conn: psycopg.Connection, own: Own, sessions: list[Session]) -> None:
-    """Ends sessions of the command's, each named by its process and its beginning, and by the declared name if there is one."""
+    """End sessions of the command, each named by its process and its beginning, and by the declared name if there is
+    one.
+    """
     for one in sessions:
         conn.execute(_TERMINATE, (one.pid, one.since, own.declared, own.declared))
 
