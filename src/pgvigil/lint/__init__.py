@@ -1,1 +1,3 @@
-"""Checks migration files by running them on a temporary server and measuring what each statement locks, rewrites and reads."""
+"""Check migration files by running them on a temporary server and measuring what each statement locks, rewrites and
+reads.
+"""

@@ -25,7 +25,7 @@ def target(statement: Statement) -> str:
 
 
 def instead(rule: str, statement: Statement, table: str) -> str:
-    """One line or several; empty where there is nothing better to do."""
+    """Return a better way in one or more lines, or an empty text where there is none."""
     words = [t.text.upper() for t in statement.tokens]
     if rule in ("rewrite", "full-read"):
         return _measured(statement, words, table)
@@ -126,7 +126,7 @@ def _alter_table(statement: Statement, words: list[str], table: str) -> str:
 
 
 def _default_name(tokens: list[Token], words: list[str], table: str) -> str:
-    """As PostgreSQL calls a constraint that has no name."""
+    """Return the name that PostgreSQL gives to a constraint without one."""
     if "FOREIGN" in words:
         columns = _columns(tokens, words.index("FOREIGN")).strip("()").replace(", ", "_").replace('"', "")
         return f"{_last(table)}_{columns}_fkey"

@@ -1,6 +1,8 @@
-"""Runs statements on a scratch database and measures each: the locks it takes, the tables it rewrites, those it reads in full.
+"""Run statements on a scratch database and measure each: the locks it takes, the tables it rewrites, those it reads in
+full.
 
-No rows are needed: a table that is rewritten gets a new file, and a scan that is begun is counted, also when the table is empty.
+No rows are needed: a table that is rewritten gets a new file, and a scan that is begun is counted, also when the table
+is empty.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ _TIME_ZONE_TYPES = re.compile(r"\btimestamp|\btimetz|\bwith(?:out)?\s+time\s+zon
 
 @dataclass
 class Measured:
-    """One statement. All tables are ones that were there before its file. `locks` are those that came with it; `held` those that
-    stop writers while it runs, each with the line that took it; `reads` the tables it scans, `changes` those whose rows it may
-    change; `elsewhere` the tables it rewrites under another time zone only.
+    """A statement with its measures. All tables are ones that existed before its file.
+
+    `locks` are those that came with it; `held` those that stop writers while it runs, each with the line that took it;
+    `reads` the tables it scans, `changes` those whose rows it may change; `elsewhere` the tables it rewrites under
+    another time zone only.
     """
 
     source: Source
@@ -83,11 +87,11 @@ class Bench:
         self._in_transaction = False
 
     def build(self, source: Source) -> list[str]:
-        """Runs a file without measuring it: one that went in before. Returns what could not be run."""
+        """Run an earlier file without measuring it. Return the statements that could not be run."""
         return [f"{source.path}:{m.statement.line}: {m.error}" for m in self.run(source) if m.error and not m.outside]
 
     def run(self, source: Source) -> Iterator[Measured]:
-        """Runs a file and yields each of its statements, measured."""
+        """Run a file and yield each of its statements, measured."""
         self._begin_file()
         if source.transactional:
             self._begin()
@@ -98,7 +102,7 @@ class Bench:
         self._end()
 
     def _begin_file(self) -> None:
-        """Each file has a session as its tool would open it, and sees what was there before it."""
+        """Begin a session for a file, as its tool would open it, and note the relations that exist before it."""
         self._conn.execute("DISCARD ALL")
         self._conn.execute(sql.SQL("SET TimeZone = {}").format(self._zone))
         if self._path is not None:
@@ -136,7 +140,10 @@ class Bench:
             self._end()
 
     def _outside(self, measured: Measured) -> None:
-        """Statements that PostgreSQL refuses in a transaction. In one, its plain form runs in its place, for the statements that follow."""
+        """Run a statement that PostgreSQL refuses in a transaction.
+
+        In one, its plain form runs in its place, for the statements that follow.
+        """
         measured.outside = True
         statement = measured.statement
         if self._in_transaction:
@@ -205,7 +212,10 @@ class Bench:
         measured.elsewhere = again.rewrites
 
     def _with_roles(self, text: str) -> None:
-        """Runs a statement; the roles that it gives rights to are made where they are missing: no other server is asked for them."""
+        """Run a statement, and create the roles that it grants rights to where they are missing.
+
+        No other server has these roles.
+        """
         for _ in range(20):
             try:
                 if self._in_transaction:

@@ -36,7 +36,7 @@ _STOPS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`severity` is "finding" or "note"; `allowed` is the reason of the comment that allows it."""
+    """A finding of a rule. `severity` is "finding" or "note"; `allowed` is the reason of the comment that allows it."""
 
     rule: str
     path: str

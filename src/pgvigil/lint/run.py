@@ -1,4 +1,4 @@
-"""Lints files: the base schema first, then each file, statement by statement."""
+"""Lint files: the base schema first, then each file, statement by statement."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ def lint(
     since: Path | None = None,
     search_path: Sequence[str] = (),
 ) -> Report:
-    """Runs the files on a temporary server. The base is `schema`, a dump, or that of `target`, or the earlier files of the directory.
+    """Run the files on a temporary server.
 
-    Each file begins with `search_path`, the server's own where it is empty; schemas of it that are missing are made.
+    The base is `schema`, a dump, or that of `target`, or the earlier files of the directory.
+
+    Each file begins with `search_path`, the server's own where it is empty. Missing schemas of it are created.
     """
     files = sources.gather(paths)
     before = [] if schema or target else sources.earlier(files)

@@ -63,7 +63,7 @@ def settings_of(target: Target) -> tuple[str, int]:
 
 
 def copy_schema(target: Target, made: embedded.Server) -> list[str]:
-    """Copies the schema of a database, read by pg_dump and without rows. Returns what could not be copied."""
+    """Copy the schema of a database, read by pg_dump and without rows. Return what could not be copied."""
     with database.connect(target, "lint") as conn:
         major = conn.info.server_version // 10000
     pg_dump, _ = pg_tools.find_tool("pg_dump", major)
@@ -77,9 +77,11 @@ def copy_schema(target: Target, made: embedded.Server) -> list[str]:
 
 
 def load(path: Path, made: embedded.Server) -> list[str]:
-    """Loads the definitions of a dump of any form. Returns the errors; what depends on them is missing too.
+    """Load the definitions of a dump of any form.
 
-    Statement by statement and not by psql, for which a dump is code that runs on this machine.
+    Return the errors; objects that depend on a failed one are missing too.
+
+    This goes statement by statement and not by psql, for which a dump is code that runs on this machine.
     """
     try:
         raw = path.read_bytes()

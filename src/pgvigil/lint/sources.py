@@ -37,7 +37,10 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Source:
-    """One file. `own_control`: it begins and ends its transactions itself. `allowed` is by the number of the statement."""
+    """A file.
+
+    With `own_control` it begins and ends its transactions itself. `allowed` is by the number of the statement.
+    """
 
     path: Path
     statements: tuple[Statement, ...]
@@ -82,7 +85,10 @@ def _order(path: Path) -> tuple[tuple[int, ...], str]:
 
 
 def read(path: Path, rules: Collection[str]) -> Source:
-    """Raises UsageError with file and line for text that is not SQL, and for a comment that allows something it does not name."""
+    """Read a file.
+
+    Raise UsageError with file and line for text that is not SQL, and for a comment that allows an unnamed rule.
+    """
     try:
         script = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:

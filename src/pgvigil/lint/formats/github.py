@@ -1,4 +1,4 @@
-"""Workflow commands of GitHub Actions: each finding is shown at its line of the file in the pull request."""
+"""The workflow commands of GitHub Actions: each finding is shown at its line of the file in the pull request."""
 
 from __future__ import annotations
 

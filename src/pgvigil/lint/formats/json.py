@@ -1,4 +1,4 @@
-"""One JSON document, for programs of one's own."""
+"""A JSON document that programs can read."""
 
 from __future__ import annotations
 

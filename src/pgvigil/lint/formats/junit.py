@@ -1,4 +1,4 @@
-"""JUnit XML: a test case for each statement."""
+"""The JUnit XML: a test case for each statement."""
 
 from __future__ import annotations
 

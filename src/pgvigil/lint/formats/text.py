@@ -1,4 +1,4 @@
-"""Lines for people."""
+"""The lines for people."""
 
 from __future__ import annotations
 
