@@ -1,12 +1,12 @@
-"""Archives: rows that retention takes from the database, kept in Parquet files.
+"""The archives: rows that retention takes from the database, kept in Parquet files.
 
-    write.py      what job archive_files does: partitions and days of rows, into files that are read back before they count
-    catalogue.py  which archives there are, and whether they are whole
+    write.py      the work of job archive_files: partitions and days of rows, into files that are read again
+    catalogue.py  the list of archives, and the check that they are whole
     erase.py      the rows of one session, out of all files
     restore.py    rows back into a table
 
-The database says what is archived, in pgvigil.archives: a file that is not listed there counts for nothing, and the files of one that
-is are compared with their SHA-256 before they are read.
+The database lists the archives in pgvigil.archives. A file that is not listed there does not count. The files
+of a listed archive are compared with their SHA-256 before they are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def duck(**config: Any) -> duckdb.DuckDBPyConnection:
-    """Return an empty DuckDB in memory that works in UTC and loads no extensions. Raises UsageError where DuckDB is not installed."""
+    """Return an empty DuckDB in memory that works in UTC and loads no extensions. Raise UsageError where DuckDB is not installed."""
     try:
         import duckdb
     except ModuleNotFoundError as error:

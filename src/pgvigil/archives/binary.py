@@ -1,7 +1,8 @@
-"""Rows of a large partition by COPY in binary, which the Arrow driver for PostgreSQL (ADBC) hands to DuckDB in batches.
+"""Read the rows of a large partition by COPY in binary, which the Arrow driver for PostgreSQL (ADBC) gives to DuckDB in
+batches.
 
-It takes two thirds of the CPU time of COPY's text. Connections that share the reader's snapshot read ranges of pages side by side.
-Where the driver is not installed, cannot connect, or would change a value, the rows come as text.
+This takes two thirds of the CPU time of COPY's text. Connections that share the reader's snapshot read ranges of pages
+side by side. Where the driver is not installed, cannot connect, or would change a value, the rows come as text.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 class Connections:
-    """Connections of the driver like another connection, opened when they are first needed."""
+    """A set of driver connections like another connection, each opened at its first use."""
 
     def __init__(self, conn: psycopg.Connection, count: int) -> None:
         self._conn = conn
@@ -82,7 +83,7 @@ class Connections:
 
     @contextmanager
     def reading(self, reader: psycopg.Connection) -> Iterator[bool]:
-        """Let all connections read in the snapshot of the reader's transaction. Yields false where they cannot."""
+        """Let all connections read in the snapshot of the reader's transaction. Yield false where they cannot."""
         if not self._are_open():
             yield False
             return
@@ -187,7 +188,7 @@ def fits(columns: list[Column]) -> str:
 
 
 def take(conn: Any, connections: Connections, query: str, columns: list[Column]) -> int:
-    """Make table `sent` of the rows of a query; return how many. Raises NotExactError where DuckDB sees other types."""
+    """Make table `sent` of the rows of a query; return how many. Raise NotExactError where DuckDB sees other types."""
     with connections.rows(query) as stream:
         conn.register("stream", stream)
         try:

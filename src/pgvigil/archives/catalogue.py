@@ -68,7 +68,7 @@ _COLUMNS = (
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
-    """Connect with times in UTC. Raises ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
+    """Connect with times in UTC. Raise ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
     conn = database.connect(target, f"archive ({purpose})")
     try:
         require_shipped(conn)
@@ -80,7 +80,7 @@ def connect(target: Target, purpose: str) -> psycopg.Connection:
 
 
 def read(conn: psycopg.Connection) -> list[Archive]:
-    """Return all archives. Raises PreconditionError where the database knows none, or who asks may not see them."""
+    """Return all archives. Raise PreconditionError where the database knows none, or who asks may not see them."""
     try:
         return [Archive(*row) for row in rows(conn, _COLUMNS, _LIST)]
     except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
@@ -99,7 +99,7 @@ def store_of(archive: Archive, moved_to: str | None) -> Store:
 
 
 def manifest_of(store: Store, archive: Archive) -> Manifest:
-    """Return the manifest that was written. Raises ArchiveError for any other one."""
+    """Return the manifest that was written. Raise ArchiveError for any other one."""
     with store.opened(archive.path, archive.sha256 or ""):
         made = load(archive.path, store.text(archive.path))
     if (made.source, made.rows) != (archive.source, archive.rows):
@@ -109,7 +109,7 @@ def manifest_of(store: Store, archive: Archive) -> Manifest:
 
 @contextmanager
 def opened(store: Store, archive: Archive, made: Manifest) -> Iterator[list[Path]]:
-    """Yield the files of an archive, each compared with its SHA-256. Raises ArchiveError before the first row is read."""
+    """Yield the files of an archive, each compared with its SHA-256. Raise ArchiveError before the first row is read."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
@@ -135,7 +135,7 @@ class Verified:
 
 
 def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified], list[str]]:
-    """Read all files of all archives. Returns what was found, and the files that no archive has."""
+    """Read all files of all archives. Return what was found, and the files that no archive has."""
     with connect(target, "verify") as conn:
         archives = read(conn)
     found = []
@@ -167,7 +167,7 @@ def verify(target: Target, moved_to: str | None = None) -> tuple[list[Verified],
 
 
 def _require_whole(store: Store, archive: Archive) -> list[str]:
-    """Read all of an archive; return the names of its files. Raises ArchiveError where one is not as it was written."""
+    """Read all of an archive; return the names of its files. Raise ArchiveError where one is not as it was written."""
     made = manifest_of(store, archive)
     source = SOURCES[made.source]
     with opened(store, archive, made) as files, closing(duck()) as conn:

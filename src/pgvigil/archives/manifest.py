@@ -14,7 +14,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet file, in the directory of its manifest."""
+    """A Parquet file, in the directory of its manifest."""
 
     file: str
     rows: int
@@ -24,7 +24,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Times are ISO 8601 in UTC; `columns` are the types in PostgreSQL."""
+    """A description of an archive. Times are ISO 8601 in UTC; `columns` are the types in PostgreSQL."""
 
     source: str
     partition: str | None
@@ -62,7 +62,7 @@ class Manifest:
 
 
 def load(name: str, contents: bytes) -> Manifest:
-    """Read a manifest. Raises ArchiveError for anything else."""
+    """Read a manifest. Raise ArchiveError for anything else."""
     try:
         values: dict[str, Any] = json.loads(contents)
         parts = [Part(**part) for part in values.pop("parts")]

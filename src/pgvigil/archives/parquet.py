@@ -1,4 +1,6 @@
-"""Rows of a COPY into Parquet files, a part at a time, and back: what is in the file is compared with what PostgreSQL sent."""
+"""Write the rows of a COPY into Parquet files, a part at a time, and read them again to compare them with what
+PostgreSQL sent.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,7 @@ class _Made:
 def write(reader: psycopg.Connection, query: str, place: Place, *, part_bytes: int = PART_BYTES) -> Written:
     """Write the rows of a COPY query as the files of an archive.
 
-    Raises ArchiveError where a file, read back, is not what the server sent.
+    Raise ArchiveError where a file, read back, is not what the server sent.
     """
     made: list[_Made] = []
     waiting: deque[Future[_Made]] = deque()
@@ -115,7 +117,7 @@ def write_ranges(
 ) -> Written:  # fmt: skip
     """Write the rows of queries as the files of an archive, and call `meanwhile` while they come.
 
-    Raises ArchiveError as `write` does, and what `binary.refusals` names where the rows have to come as text.
+    Raise ArchiveError as `write` does, and what `binary.refusals` names where the rows have to come as text.
     """
     with place.store.workshop(place.stem) as work, ThreadPoolExecutor(WRITERS) as pool:
         waiting = [
@@ -153,10 +155,13 @@ def _summary(begun: list[Path], made: Path, place: Place) -> Part | None:
 def _parts(
     reader: psycopg.Connection, query: str, places: list[Path], part_bytes: int
 ) -> Generator[tuple[Path, int, int], None, None]:
-    """Files with the rows of a COPY, how many, and the bytes of the longest one. Each place is written over in its turn.
+    """Yield files with the rows of a COPY, with their number of rows and the bytes of the longest row.
 
-    By libpq itself: a Copy of psycopg waits for the socket at each row, and takes three times as long. Rows are gathered before they
-    are written, and files are kept: a third of the time went to calls of write, and to pages for new files.
+    Each place is overwritten in its turn.
+
+    This uses libpq itself: a Copy of psycopg waits for the socket at each row, and takes three times as long. Rows are
+    collected before they are written, and files are kept: a third of the time went to calls of write, and to pages for
+    new files.
     """
     wire = reader.pgconn
     result = wire.exec_(query.encode())
@@ -193,7 +198,7 @@ def _parts(
 
 
 def _put(file: io.FileIO, gathered: bytearray) -> int:
-    """Write all of it, and empty it. Returns how many bytes they were."""
+    """Write all of it, and empty it. Return how many bytes they were."""
     size = len(gathered)
     with memoryview(gathered) as rest:
         written = 0

@@ -94,7 +94,9 @@ def copy_query(columns: list[Column], table: str, condition: str) -> str:
 
 
 def fingerprint_query(table: str, key: str, condition: str, also: str) -> sql.Composed:
-    """As pgvigil.rows_fingerprint, of some rows of a table, and an aggregate over them."""
+    """Return a query of the fingerprint of some rows, as pgvigil.rows_fingerprint reckons it, and of an aggregate over
+    them.
+    """
     return sql.SQL(
         "SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0), {} FROM {} t {}"
     ).format(sql.Identifier(key), sql.SQL(also), sql.SQL(table), sql.SQL(condition))

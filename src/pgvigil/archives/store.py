@@ -33,7 +33,7 @@ _WITHIN = re.compile(r"(?:[A-Za-z0-9_=.-]+/)*[A-Za-z0-9_=-][A-Za-z0-9_=.-]*")
 
 
 def open_store(location: str) -> Store:
-    """Open a directory or URL. Raises UsageError for one that cannot be used, ArchiveError for a directory that is not ours."""
+    """Open a directory or URL. Raise UsageError for one that cannot be used, ArchiveError for a directory that is not ours."""
     if "://" not in location:
         return Store(Path(location))
     parts = urlsplit(location)
@@ -49,7 +49,7 @@ def open_store(location: str) -> Store:
 
 
 def stored(location: str, chosen: str | None = None) -> Store:
-    """Open a location that the database names. Raises ArchiveError for one that nobody has chosen here: only an object store, a
+    """Open a location that the database names. Raise ArchiveError for one that nobody has chosen here: only an object store, a
     directory that is there, and `chosen` (default: PGVIGIL_ARCHIVE) are opened.
     """
     scheme = location.partition("://")[0] if "://" in location else ""
@@ -68,7 +68,7 @@ def stored(location: str, chosen: str | None = None) -> Store:
 
 
 def remove_made(location: str, path: str, chosen: str | None) -> None:
-    """Remove the files of an archive that the database names, if pgvigil has named them. Raises ArchiveError for other names."""
+    """Remove the files of an archive that the database names, if pgvigil has named them. Raise ArchiveError for other names."""
     made = _MADE.fullmatch(path)
     if made is None:
         raise ArchiveError(f"{path!r} is not a name of an archive", "pgvigil.archives was changed: nothing is removed.")
@@ -77,7 +77,7 @@ def remove_made(location: str, path: str, chosen: str | None) -> None:
 
 
 def require_name(name: str) -> str:
-    """Return a path below a store, as pgvigil makes them. Raises ArchiveError for any other one, such as one with `..`."""
+    """Return a path below a store, as pgvigil makes them. Raise ArchiveError for any other one, such as one with `..`."""
     if not _WITHIN.fullmatch(name) or ".." in PurePosixPath(name).parts:
         raise ArchiveError(f"{name!r} is not a name of an archive", "The manifest or pgvigil.archives was changed.")
     return name
@@ -132,7 +132,7 @@ class Store:
 
     @contextmanager
     def opened(self, name: str, sha256: str, size: int | None = None) -> Iterator[Path]:
-        """Yield a file for reading, which is what it is said to be. Raises ArchiveError for any other one."""
+        """Yield a file for reading, which is what it is said to be. Raise ArchiveError for any other one."""
         path = self._root / require_name(name)
         try:
             found = path.lstat()
@@ -145,7 +145,7 @@ class Store:
         yield path
 
     def text(self, name: str) -> bytes:
-        """The contents of a small file. Raises ArchiveError where there is none."""
+        """The contents of a small file. Raise ArchiveError where there is none."""
         path = self._root / require_name(name)
         try:
             require_ours(path, path.lstat())
@@ -163,7 +163,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """All files below, but for unfinished ones."""
+        """Return the names of all files below, but for unfinished ones."""
         return sorted(
             path.relative_to(self._root).as_posix()
             for path in self._root.glob("table=*/**/*")

@@ -1,8 +1,9 @@
-"""Writes archives: job archive_files.
+"""Write archives: the work of job archive_files.
 
-An archive is a row of pgvigil.archives that begins without an end, files under names of its own, a manifest, and the end of the row.
-Whatever is interrupted leaves a row without an end, by which the next run finds and removes its files: there is never a file that
-counts and is not listed, nor two for the same rows. Rows are written with the owner's rights: who may only run jobs cannot make one up.
+An archive is a row of pgvigil.archives that begins without an end, files under names of its own, a manifest, and the
+end of the row. An interrupted run leaves a row without an end, by which the next run finds and removes its files. So no
+file counts that is not listed, and there are never two for the same rows. Rows are written with the owner's rights: a
+role that may only run jobs cannot invent one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Unit:
 
 
 def owner_of_archives(conn: psycopg.Connection) -> Owner:
-    """Return whose rights archives are written with. Raises PreconditionError for who does not have them."""
+    """Return whose rights archives are written with. Raise PreconditionError for who does not have them."""
     owner = owner_of_table(conn, TABLE)
     if owner is None:
         raise PreconditionError("this database knows no archives: it is not migrated", "Run: pgvigil migrate")
@@ -69,7 +70,7 @@ def owner_of_archives(conn: psycopg.Connection) -> Owner:
 
 
 def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progress: Callable[[str], None]) -> None:
-    """Archive what waits for it. `did` is called with the rows of each archive. Raises JobError, after all of them, if some failed."""
+    """Archive what waits for it. `did` is called with the rows of each archive. Raise JobError, after all of them, if some failed."""
     if rows(conn, "keeps boolean", "SELECT pgvigil.keeps_archive()") != [(True,)]:
         did(0, "no retention policy that is in use has keep_archive")
         return
@@ -146,7 +147,10 @@ def _executions(reader: psycopg.Connection) -> list[Unit]:
 
 
 def _deleted_sessions(conn: psycopg.Connection) -> list[Unit]:
-    """Days of deletions that are over and not archived, or to which rows have come; those long ago are not looked at again."""
+    """Return the past days of deletions that are not archived, or that got more rows since.
+
+    Old days are not looked at again.
+    """
     days = rows(
         conn,
         "day text",
