@@ -1,1 +1,4 @@
-"""Backups: created, verified by a scratch restore, listed, restored. Independent of pgvigil.validate."""
+"""Create backups, verify them by a scratch restore, list and restore them.
+
+This package does not depend on pgvigil.validate.
+"""

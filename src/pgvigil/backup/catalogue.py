@@ -50,7 +50,7 @@ class Pruned:
 
 
 def listing(directory: Path) -> list[Entry]:
-    """List the backups in a directory without opening any. A missing directory has none. Raises BackupError."""
+    """List the backups in a directory without opening any. A missing directory has none. Raise BackupError."""
     try:
         names = [path.name for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
@@ -102,7 +102,7 @@ def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = Non
     """Delete older backups, of one origin only if given, and the files of killed processes.
 
     The newest full backup of each database, and the newest that a restore has verified, are kept whatever their age; so is
-    a backup that is being made or read. Raises BackupError.
+    a backup that is being made or read. Raise BackupError.
     """
     entries = [
         entry

@@ -1,12 +1,13 @@
-"""Makes verified backups: dumped in full, read back in full, hashed and described, before anything is changed.
+"""Make verified backups: dumped in full, read back in full, hashed and described, before anything is changed.
 
     create(conn, target, directory, revision, log, *, kind="full", proof="read", command=None) -> Backup
     take(…)                                   the same, and logs only progress
     require_space(conn, directory, kind)      refuses before the first byte is written
 
-Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, another tool); "none" means that `take` is not
-called. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" restores it into a scratch database and compares
-the schema and, for every table, the number of rows and a digest over all columns; then it runs the copy's integrity report.
+Kinds (`--backup`): "full"; "schema" (no rows); "command" (`--backup-command`, another tool); "none" means that `take`
+is not called. Proofs (`--verify-backup`): "read" decodes the whole archive; "restore" restores it into a scratch
+database and compares the schema and, for every table, the number of rows and a digest over all columns; then it runs
+the copy's integrity report.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def take(
 ) -> Backup:
     """Make the backup in `directory` (mode 0600), verify it, and write its manifest beside it.
 
-    Raises BackupError, and then leaves neither archive nor manifest nor scratch database behind. Raises PreconditionError if
+    Raise BackupError, and then leave neither archive nor manifest nor scratch database behind. Raise PreconditionError if
     the verification would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     if proof == "restore" and kind != "command":

@@ -1,4 +1,6 @@
-"""Fingerprints of a database: the number of rows and a digest of every table, computed by the server; and its extensions."""
+"""The fingerprints of a database: the number of rows and a digest of every table, computed by the server; and its
+extensions.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class Extension:
 def pin(conn: psycopg.Connection) -> list[database.Hidden]:
     """Apply settings so that the same values print as the same text in any database, and a killed process leaves no query behind.
 
-    Rows that policies hide raise an error. Returns the tables for which they may.
+    Rows that policies hide raise an error. Return the tables for which they may.
     """
     conn.execute(
         "SET search_path = ''; SET extra_float_digits = 3; SET lc_monetary = 'C'; SET client_connection_check_interval = '1s'"

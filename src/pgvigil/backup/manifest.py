@@ -88,7 +88,7 @@ class Backup:
 
 
 def read(path: Path) -> Backup:
-    """Read a manifest and adapt its paths to where it is now. Raises RestoreError for any invalid contents."""
+    """Read a manifest and adapt its paths to where it is now. Raise RestoreError for any invalid contents."""
     path = path.absolute()
     damaged = f"{path} is not a manifest of this version of pgvigil"
     try:
@@ -152,7 +152,7 @@ def _check(made: Backup) -> None:
 
 
 def _open(path: Path) -> BufferedReader:
-    """Open a regular file, not a link, that only its owner and root can have written. Raises OSError, RestoreError.
+    """Open a regular file, not a link, that only its owner and root can have written. Raise OSError, RestoreError.
 
     A file of another user is refused too: the manifest is trusted, and the archive's contents are run.
     """
@@ -217,7 +217,7 @@ def require_our_directory(directory: Path) -> None:
 def opened(archive: Path) -> Iterator[Backup]:
     """Yield the manifest of an archive that matches it; prune skips the archive while the block lasts.
 
-    Raises RestoreError, and UnequalError for an archive that does not match.
+    Raise RestoreError, and UnequalError for an archive that does not match.
     """
     try:
         require_our_directory(archive.absolute().parent)
@@ -268,7 +268,7 @@ def making(part: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Return true if no process makes or reads a file; none can begin to while the block lasts. Raises OSError."""
+    """Return true if no process makes or reads a file; none can begin to while the block lasts. Raise OSError."""
     with path.open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Finds the PostgreSQL client program that serves a server, and runs it."""
+"""Find the PostgreSQL client program that serves a server, and run it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
 
     PGVIGIL_PG_BIN names the only directory searched; without it: the one on PATH, the newest installed by Debian's packages,
     the embedded server's. The first that is not older than the server is used.
-    Raises BackupError if there is none, or if the one that PATH or PGVIGIL_PG_BIN names does not run.
+    Raise BackupError if there is none, or if the one that PATH or PGVIGIL_PG_BIN names does not run.
     """
     chosen = os.environ.get("PGVIGIL_PG_BIN")
     on_path = shutil.which(name)

@@ -21,9 +21,10 @@ TABLE = "pgvigil.backup_proofs"
 
 
 def record(conn: psycopg.Connection, taken_at: datetime | None, proof: str, detail: str) -> None:
-    """Writes a proof of a backup that was begun at `taken_at` (None: now).
+    """Write a proof of a backup that was begun at `taken_at` (None: now).
 
-    Raises PreconditionError where the database has no such table, and InsufficientPrivilege where who is connected may not write it.
+    Raise PreconditionError where the database has no such table, and InsufficientPrivilege where the connected role may
+    not write it.
     """
     owner = owner_of_table(conn, TABLE)
     if owner is None:
@@ -38,7 +39,7 @@ def record(conn: psycopg.Connection, taken_at: datetime | None, proof: str, deta
 
 
 def record_made(conn: psycopg.Connection, made: Backup) -> str | None:
-    """Writes what was proved of a full backup of this database; returns a warning where that could not be written."""
+    """Write the proof of a full backup of this database. Return a warning where it could not be written."""
     if made.kind != "full" or made.archive is None or owner_of_table(conn, TABLE) is None:
         return None
     try:
@@ -52,7 +53,7 @@ def record_made(conn: psycopg.Connection, made: Backup) -> str | None:
 
 @contextmanager
 def recorded(conn: psycopg.Connection, made: Backup | None, log: Reporter) -> Iterator[None]:
-    """Writes the proof of a backup that a run begins with, when the run has ended: before it, the table need not be there."""
+    """Write the proof of a run's first backup when the run has ended. Before that, its table may not exist."""
     try:
         yield
     finally:  # the backup is as good where the run fails

@@ -1,4 +1,4 @@
-"""Restores a backup into a new database, compares it, and swaps it in.
+"""Restore a backup into a new database, compare it, and swap it in.
 
     restore(target, archive, *, overwrite_newer, log) -> RestoreOutcome     raises RestoreError, LockedError, ConnectError
 

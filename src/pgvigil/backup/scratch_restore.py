@@ -1,4 +1,4 @@
-"""Makes a copy of a database from an archive of it, and compares it with what the archive should hold.
+"""Make a copy of a database from an archive of it, and compare it with what the archive should hold.
 
 scratch(conn, target, archive, prefix, log)                        a copy that exists as long as the block
 verify(conn, target, archive, schema, tables, large_objects, log) -> Proved
@@ -62,7 +62,7 @@ def verify(
 
     `schema` is an archive of the live schema only, dumped from the same snapshot, or else the archive itself; no `tables`
     means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this server.
-    Raises RestoreError, and UnequalError if the copy differs.
+    Raise RestoreError, and UnequalError if the copy differs.
     """
     with scratch(conn, target, archive, "pgvigil_verify", log, written_by=written_by) as there:
         log("comparing")
@@ -178,7 +178,7 @@ def _grant_tablespace(conn: psycopg.Connection, tablespace: str) -> str:
 
 
 def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, log: Reporter, *options: str) -> None:
-    """Run pg_restore into an empty database; its first error ends it. Raises BackupError with pg_restore's message."""
+    """Run pg_restore into an empty database; its first error ends it. Raise BackupError with pg_restore's message."""
     name = there.parameters["dbname"]
 
     def tick() -> None:
@@ -255,7 +255,7 @@ def _is_transaction_timeout(words: str, status: int | None) -> bool:
 def compare(
     there: Target, tool: Tool, schema: Path, tables: Mapping[str, TableFingerprint], large_objects: int, log: Reporter
 ) -> None:
-    """Compare a restored database with what it should hold. Raises UnequalError."""
+    """Compare a restored database with what it should hold. Raise UnequalError."""
     with database.connect(there, "compare") as conn:
         fingerprint.pin(conn)
         found = fingerprint.contents(conn)

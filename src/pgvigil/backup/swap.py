@@ -1,4 +1,4 @@
-"""Replaces a database by another one of its name, in one transaction."""
+"""Replace a database by another one of its name, in one transaction."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def swap(
 ) -> tuple[str, float]:
     """Rename the live database to `kept` and the new one to its name, in one transaction, each by `rename` (see rename_in_use).
 
-    Returns the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken meanwhile.
+    Return the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken meanwhile.
 
     With `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and stay
     locked until all other sessions have ended: no row can be written in between.
