@@ -81,12 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _document(archives: list[Archive]) -> list[dict[str, Any]]:
-    """For machines."""
+    """Return the archives for machines."""
     return [asdict(archive) for archive in archives]
 
 
 def _text(archives: list[Archive]) -> str:
-    """For people."""
+    """Return the archives for people."""
     if not archives:
         return "no archives"
     lines = [f"{'state':<12}{'table':<32}{'from (UTC)':<18}{'to':<18}{'rows':>12}{'MB':>10}  manifest"]
@@ -104,7 +104,7 @@ def _text(archives: list[Archive]) -> str:
 
 
 def _verified_text(found: list[Verified], strays: list[str]) -> str:
-    """For people."""
+    """Return the result of the check for people."""
     lines = [
         f"DAMAGED  {one.archive.source} from {_moment(one.archive.from_time)}: {one.fault}"
         for one in found
@@ -119,7 +119,7 @@ def _verified_text(found: list[Verified], strays: list[str]) -> str:
 
 
 def _verified_document(found: list[Verified], strays: list[str]) -> dict[str, Any]:
-    """For machines."""
+    """Return the result of the check for machines."""
     return {"archives": [asdict(one.archive) | {"fault": one.fault} for one in found], "unknown_files": strays}
 
 

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _commands(way: str, command: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Each command and action with the words that lead to it."""
+    """Yield each command and action with the words that lead to it."""
     yield way, command
     for action in command._actions:
         if isinstance(action, argparse._SubParsersAction):

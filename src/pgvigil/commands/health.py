@@ -61,7 +61,7 @@ _SHOWN = 10  # repaired sessions in a report for people
 
 
 def _document(health: Health) -> dict[str, Any]:
-    """For machines: `checks` by name, `settings` in a list; numbers are numbers."""
+    """Return the report for machines: `checks` by name, `settings` in a list, numbers as numbers."""
     plain = asdict(health)
     checks = {
         check.pop("check_name"): {key: _number(value) for key, value in check.items()} for check in plain["checks"]
@@ -100,7 +100,7 @@ def _shown(check: Check) -> str:
 
 
 def _rounded(check: Check, value: Decimal | None) -> str:
-    """Three digits say enough of a measure; a count is whole."""
+    """Round a measure to three digits. A count is shown in full."""
     if value is None:
         return ""
     if check.check_name == "connection_pool_exhaustion":  # a share of 1
@@ -111,7 +111,7 @@ def _rounded(check: Check, value: Decimal | None) -> str:
 
 
 def text(health: Health) -> str:
-    """For people: what is wrong with what fixes it, then what is well in a few lines."""
+    """Return the report for people: faults and their fixes first, then the healthy checks in a few lines."""
     from pgvigil.diagnostics.health import SOUND
 
     counts = [f"{n} {level}" for level in ("critical", "warning", "advice") if (n := health.levels.count(level))]

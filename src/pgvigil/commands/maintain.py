@@ -158,12 +158,12 @@ _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 def _jobs_document(jobs: list[Job]) -> list[dict[str, Any]]:
-    """For machines: the rows of job_status; stretches of time are in seconds."""
+    """Return the jobs for machines: the rows of job_status, with intervals in seconds."""
     return [asdict(job) | {"every": job.every.total_seconds(), "at": job.at.total_seconds()} for job in jobs]
 
 
 def _jobs_text(jobs: list[Job], option: str) -> str:
-    """For people."""
+    """Return the jobs for people."""
     from pgvigil.maintenance import consent, wording
 
     lines = [f"{'job':<15}{'every':<24}{'state':<11}{'last run (UTC)':<21}{'took':>9}  {'next due (UTC)':<30}did"]
@@ -193,7 +193,7 @@ def _moment(moment: datetime | None) -> str:
 
 
 def _schedule(job: Job) -> str:
-    """As pgvigil.time_slot reckons; a month, which no stretch of days equals, comes from the database as 30."""
+    """Return a schedule in words, as pgvigil.time_slot counts it. The database returns a month as 30 days."""
     days, clock = job.at.days, f"{timedelta(seconds=job.at.seconds)!s:0>8}"[:5]
     if job.every == timedelta(days=30):
         return f"day {days + 1} of a month {clock}"
@@ -213,7 +213,7 @@ def _length(length: timedelta) -> str:
 
 
 def _previews_document(previews: Iterable[Preview]) -> list[dict[str, Any]]:
-    """For machines: by job, what it would do; stretches of time are in seconds."""
+    """Return the previews for machines: the effects by job, with intervals in seconds."""
     return [
         asdict(one)
         | {
@@ -226,7 +226,7 @@ def _previews_document(previews: Iterable[Preview]) -> list[dict[str, Any]]:
 
 
 def _previews_text(previews: Sequence[Preview], option: str) -> str:
-    """For people: a line a job, then its sessions by status and policy."""
+    """Return the previews for people: a line for each job, then its sessions by status and policy."""
     from psycopg import sql
 
     from pgvigil.maintenance.consent import ALL, counted_hours

@@ -158,7 +158,10 @@ def _validate_project(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _without_pgvigil(conn: psycopg.Connection, schema: str) -> Report | None:
-    """One finding instead of each object of the spec, for a database that pgvigil never was in; else None."""
+    """Return a report of one finding for a database without pgvigil, instead of a finding for each object.
+
+    None for other databases.
+    """
     if conn.execute("SELECT to_regnamespace('pgvigil') IS NOT NULL").fetchone() == (True,):
         return None
     from pgvigil.migration import preflight  # reads YAML, for which a verdict has no time
@@ -195,7 +198,10 @@ def _schema_of(conn: psycopg.Connection, asked: str | None) -> str:
 
 
 def _ledger_schema(conn: psycopg.Connection) -> str | None:
-    """None too where the ledger cannot be read: the report says it, if the tables are where they mostly are."""
+    """Return the schema in the ledger.
+
+    None also where the ledger cannot be read: the report says so if the tables are in their usual place.
+    """
     from pgvigil.migration import ledger
 
     try:

@@ -1,1 +1,1 @@
-"""Parts that several commands share: option groups, the database that is meant, where a report goes."""
+"""The parts that several commands share: option groups, the choice of the database, the place of a report."""

@@ -1,4 +1,4 @@
-"""Commands within a text, such as a hint, as they can be pasted."""
+"""Complete the commands within a text, such as a hint, so that they can be pasted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Made-up rows for `pgvigil demo`: a week of sessions, executions and operations, in a database that is the demo's own."""
+"""The invented rows of `pgvigil demo`: a week of sessions, executions and operations, in a database that is the demo's
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Options that several commands have, in the groups that --help shows. Each function adds one group to a command."""
+"""The options that several commands have, in the groups that --help shows.
+
+Each function adds one group to a command.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ def actions(command: argparse.ArgumentParser) -> Actions:
 
 
 def add_action(to: Actions, name: str, summary: str) -> argparse.ArgumentParser:
-    """One command, or one action of a command, with the summary as its help."""
+    """Add a command, or an action of a command, with the summary as its help."""
     return to.add_parser(name, help=summary, description=summary, epilog=SEE_EXIT_CODES, allow_abbrev=False)
 
 
 def add_database(command: argparse.ArgumentParser, help: str = "the database (environment: DATABASE_URL)") -> Any:
-    """Adds --database-url, and returns its group for options that belong beside it."""
+    """Add --database-url, and return its group for options that belong beside it."""
     group = command.add_argument_group("database")
     group.add_argument("--database-url", metavar="URL", help=help)
     return group
@@ -37,7 +40,10 @@ def add_schema(group: Any) -> None:
 
 
 def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> None:
-    """Adds --project: the call is about a team's own migrations; with `always` it is never about anything else."""
+    """Add --project, by which the call is about a team's own migrations.
+
+    With `always` it is never about anything else.
+    """
     group = command.add_argument_group("project")
     group.add_argument(
         "--project", nargs="?", const=Path(), default=Path() if always else None, type=Path, metavar="DIR",
@@ -47,7 +53,10 @@ def add_project(command: argparse.ArgumentParser, *, always: bool = False) -> No
 
 
 def add_locks(command: argparse.ArgumentParser, *, run_lock: bool = False, lock_wait: float = 10) -> None:
-    """Adds how long to wait for locks; with `run_lock` for another run of pgvigil as well, `lock_wait` seconds by default."""
+    """Add the time to wait for locks.
+
+    With `run_lock` also add that for another run of pgvigil, `lock_wait` seconds by default.
+    """
     group = command.add_argument_group("locks")
     group.add_argument(
         "--lock-budget", type=seconds, default=60, metavar="SECONDS",
@@ -94,7 +103,7 @@ def add_keep_days(group: Any) -> None:
 
 
 def add_migration_backup(command: argparse.ArgumentParser) -> None:
-    """Adds the backup that a migration takes first."""
+    """Add the options of the backup that a migration takes first."""
     group = command.add_argument_group("backup")
     add_backup_directory(group)
     add_owner_code(group)
@@ -107,7 +116,7 @@ def add_migration_backup(command: argparse.ArgumentParser) -> None:
 
 
 def add_job_backup(command: argparse.ArgumentParser) -> None:
-    """Adds what the job that takes backups needs."""
+    """Add the options of the job that takes backups."""
     group = command.add_argument_group("backup")
     add_backup_directory(group)
     add_proof(group, "restore")
@@ -164,7 +173,7 @@ def moment(text: str) -> datetime:
 
 
 def add_report_format(group: argparse._ArgumentGroup, formats: str = "validate.report.formats") -> None:
-    """Adds --format, with a choice for each module of the package `formats`."""
+    """Add --format, with a choice for each module of the package `formats`."""
     group.add_argument(
         "--format",
         choices=registry.modules(formats),

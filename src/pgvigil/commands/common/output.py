@@ -21,7 +21,7 @@ from pgvigil.errors import UsageError
 def stream(path: Path | None) -> Iterator[TextIO]:
     """A stream whose text takes the place of `path` at the end, if all went well; until then what is there stays.
 
-    Raises UsageError at the beginning where the file could not be written.
+    Raise UsageError at the beginning where the file could not be written.
     """
     if path is None:
         yield sys.stdout

@@ -51,7 +51,7 @@ def print_outcome(outcome: Outcome, target: Target) -> None:
 
 
 def print_jobs(target: Target) -> None:
-    """No job runs by itself."""
+    """Print how to run the regular jobs, because no job runs by itself."""
     watch, install = (
         project.command("maintain", *words, option=target.option) for words in (("watch",), ("install", "--systemd"))
     )

@@ -19,7 +19,7 @@ WITHIN = 3.0  # seconds for the answer of a server
 
 
 class Version(argparse.Action):
-    """Prints the version and ends the call. It reads `--database-url` from all words of the call."""
+    """An action that prints the version and ends the call. It reads `--database-url` from all words of the call."""
 
     def __init__(self, *arguments: Any, words: Sequence[str], **options: Any) -> None:
         super().__init__(*arguments, **options)
