@@ -1,4 +1,7 @@
-"""Backups outside migrations: taken, listed, verified again, pruned. The work is done in build/, which the runner uses too."""
+"""Take backups outside migrations, list them, verify them again, and prune them.
+
+The work is done in backup/, which the runner uses too.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from pgvigil.text import one_line, quoted
 def create(
     target: Target, directory: Path | None, proof: Proof, log: Reporter, *, run_owner_code: bool = False
 ) -> Backup:
-    """Take a verified full backup. Raises BackupError, and then leaves nothing behind."""
+    """Take a verified full backup. Raise BackupError, and then leave nothing behind."""
     with database.connect(target, "backup") as conn:
         preflight.require_primary(conn)
         revision = ledger.read(conn).revision
@@ -37,7 +40,7 @@ def create(
 def verify(target: Target, archive: Path, log: Reporter, *, run_owner_code: bool = False) -> Backup:
     """Restore an archive into a scratch database on the server of `target`, compare it, and write the result into its manifest.
 
-    Raises BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not. Raises
+    Raise BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not. Raise
     PreconditionError if that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
@@ -88,7 +91,7 @@ def _log_unrecorded(warning: str | None, log: Reporter) -> None:
 def record(target: Target, text: str) -> str:
     """Record in the database that a backup was taken now by other means; return the message about it.
 
-    Raises PreconditionError unless the connected role has the rights of the tables' owner.
+    Raise PreconditionError unless the connected role has the rights of the tables' owner.
     """
     if not text.strip():
         raise UsageError(
@@ -108,7 +111,7 @@ def record(target: Target, text: str) -> str:
 
 
 def newest(target: Target, directory: Path) -> Path:
-    """Return the archive of the newest full backup of this database. Raises BackupError if there is none."""
+    """Return the archive of the newest full backup of this database. Raise BackupError if there is none."""
     with database.connect(target, "backup (list)") as conn:
         origin = backup.origin(conn)
     for entry in catalogue.listing(directory):

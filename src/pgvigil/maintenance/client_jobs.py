@@ -56,11 +56,11 @@ class Run:
     log: Reporter
 
     def did(self, count: int = 0, note: str | None = None, *, through_with: str | None = None) -> None:
-        """Adds to the row. Raises LockedError when another has taken this run for dead."""
+        """Add to the row of the run. Raise LockedError where another session has taken this run for dead."""
         self._report(count, note, None, False, through_with)
 
     def end(self, failure: str | None) -> int:
-        """Closes the row and releases the lock; returns what was done in all."""
+        """Close the row and release the lock. Return the total count."""
         total = self._report(0, None, failure, True, None)
         execute(self.conn, "SELECT pgvigil.release_job(%s)", (self.run_id,))
         return total
@@ -155,7 +155,7 @@ def _ahead(run: Run, query: str) -> list[str]:
 
 
 def _each(run: Run, names: list[str], step: Callable[[str, Trace], None]) -> list[str]:
-    """Takes the step for each; says of those that could not be had why they were passed over."""
+    """Run the step for each name. Return the names that were skipped, with the reasons."""
     run.conn.execute(f"SET lock_timeout = '{locks.LOCK_TIMEOUT_MS}ms'")
     passed = []
     wait = run.options.build_wait

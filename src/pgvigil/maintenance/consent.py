@@ -60,7 +60,7 @@ class Preview:
 
     @property
     def would(self) -> str:
-        """In words: "delete 1,178 sessions and drop 2 partitions (about 10,000 rows)"."""
+        """The effects in words: "delete 1,178 sessions and drop 2 partitions (about 10,000 rows)"."""
         sessions = [effect for effect in self.effects if effect.object == "sessions"]
         partitions = [effect for effect in self.effects if effect.action == "drop"]
         others = [effect for effect in self.effects if effect.object == "query_executions"]
@@ -83,7 +83,7 @@ class Preview:
 
 
 def preview(conn: psycopg.Connection) -> list[Preview]:
-    """Of each job that ends, marks, archives or deletes, in the order in which they are run."""
+    """Return the effects of each job that ends, marks, archives or deletes, in the order in which the jobs run."""
     effects = other_state.rows(conn, Effect, "SELECT * FROM pgvigil.preview_jobs()", _EFFECT)
     jobs = rows(
         conn,
@@ -101,8 +101,9 @@ def preview(conn: psycopg.Connection) -> list[Preview]:
 
 
 def accept(conn: psycopg.Connection, job: str) -> list[str]:
-    """Accepts what a job, or all, would do; returns the jobs that had waited for it. Raises PreconditionError unless who is
-    connected may do what the owner of the tables may.
+    """Accept the effects of a job, or of all, and return the jobs that had waited for it.
+
+    Raise PreconditionError unless the connected role has the rights of the owner of the tables.
     """
     owner = owner_of_table(conn, "pgvigil.jobs")
     if owner is None:
@@ -130,7 +131,7 @@ def refusal(job: str) -> PreconditionError:
 
 
 def waiting(jobs: Sequence[str], option: str) -> list[str]:
-    """Lines on the jobs that wait, with the commands that show what they would do and accept it."""
+    """Return lines on the jobs that wait, with the commands that show their effects and accept them."""
     verb = "waits" if len(jobs) == 1 else "wait"
     return [
         f"{', '.join(jobs)} {verb} for consent: see what would be done, then accept it",
@@ -139,5 +140,5 @@ def waiting(jobs: Sequence[str], option: str) -> list[str]:
 
 
 def counted_hours(hours: float) -> str:
-    """ "1 hour", "26 hours", "0.5 hours"."""
+    """Return hours in words: "1 hour", "26 hours", "0.5 hours"."""
     return f"{hours:g} hour" + "s" * (hours != 1)

@@ -1,5 +1,7 @@
-"""Running the jobs of pgvigil.jobs, by the schedule that is there. Most of the work, its lock and its record are the server's,
-pgvigil.run_job; a job that needs a client is in client_jobs.py, under the same lock and in the same record.
+"""Run the jobs of pgvigil.jobs, by the schedule in that table.
+
+The server does most of the work, its lock and its record: pgvigil.run_job. A job that needs a client is in
+client_jobs.py, under the same lock and in the same record.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ _JOB = (
 
 
 def status(target: Target) -> list[Job]:
-    """All jobs, in the order in which they are run."""
+    """Return all jobs, in the order in which they run."""
     with connect(target) as conn:
         return jobs_of(conn)
 
@@ -67,9 +69,9 @@ def preview(target: Target) -> list[consent.Preview]:
 
 
 def accept(target: Target, job: str) -> list[str]:
-    """Accepts, for the owner of the tables, what a job (or "all") would do; returns a line about each that is accepted.
+    """Accept, for the owner of the tables, the effects of a job (or "all"). Return a line for each accepted job.
 
-    Raises PreconditionError for anybody else.
+    Raise PreconditionError for any other role.
     """
     with connect(target) as conn:
         see_rows(conn)
@@ -98,10 +100,10 @@ def dry_run(target: Target, job: str) -> tuple[Job, list[consent.Preview]]:
 
 
 def run(target: Target, job: str, options: Options, log: Reporter) -> str:
-    """Runs a job now, due or not; returns what it did, in words.
+    """Run a job now, due or not. Return what it did, in words.
 
-    Raises LockedError when it is running elsewhere, PreconditionError when it waits for consent, JobError when it failed (what it
-    did before that stays done).
+    Raise LockedError where it is running elsewhere, PreconditionError where it waits for consent, JobError where it
+    failed (its work until then is kept).
     """
     with connect(target) as conn:
         _require_work(conn)
@@ -138,10 +140,12 @@ def _done(conn: psycopg.Connection, job: str, count: int) -> str:
 def run_due(
     target: Target, options: Options, log: Reporter, report: Callable[[str, str, bool], None] = lambda *_: None
 ) -> int:
-    """Runs each job that is due and is not running elsewhere; a failure does not keep the others from running. Tells which jobs wait
-    for consent. `report` is given the name of each job that ran, what it did or why it failed, and whether it succeeded.
+    """Run each job that is due and is not running elsewhere; a failure does not keep the others from running.
 
-    Returns how many ran. Raises JobError, after all of them, when some failed.
+    The log says which jobs wait for consent. `report` gets the name of each job that ran, its result or its error, and
+    whether it succeeded.
+
+    Return the number of jobs that ran. Raise JobError, after all of them, where some failed.
     """
     ran = 0
     failures: list[PgvigilError] = []
@@ -284,7 +288,7 @@ def connect(target: Target) -> psycopg.Connection:
 
 
 def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
-    """As `database.see_all_rows`, of the schemas that jobs and checks are about."""
+    """See all rows, as `database.see_all_rows` does, of the schemas that jobs and checks are about."""
     try:
         schema = ledger.read(conn).schema
     except errors.InsufficientPrivilege:
@@ -293,7 +297,7 @@ def see_rows(conn: psycopg.Connection) -> list[database.Hidden]:
 
 
 def _require_work(conn: psycopg.Connection) -> None:
-    """Raises PreconditionError where a job could not do, or not see, what it is for."""
+    """Raise PreconditionError where a job could not do its work, or could not see the rows for it."""
     preflight.require_primary(conn)
     preflight.require_triggers(conn)  # else a deleted session leaves its rows behind, and no event
     # pgvigil_admin has the one; who has the other was given what a run needs by hand.

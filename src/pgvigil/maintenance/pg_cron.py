@@ -1,4 +1,4 @@
-"""Has pg_cron run the jobs, with the rights of the owner of the tables or of whoever asks for it."""
+"""Register the jobs with pg_cron, with the rights of the owner of the tables or of the role that asks for it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ class CronJobs(NamedTuple):
 
 
 def install(target: Target) -> CronJobs:
-    """Lets pg_cron look every five minutes for each job that the server can do itself; when it is due stays in pgvigil.jobs.
+    """Register every job that the server can do itself with pg_cron, to look every five minutes.
 
-    Registering again changes nothing. Raises PreconditionError where there is no pg_cron, and for a superuser whose jobs would run
-    code of an owner who is none, and cannot be run as that owner.
+    The schedule stays in pgvigil.jobs.
+
+    Registering again changes nothing. Raise PreconditionError where there is no pg_cron, and for a superuser whose jobs
+    would run code of an owner without superuser rights and cannot be run as that owner.
     """
     with connect(target) as conn:
         preflight.require_primary(conn)
@@ -66,7 +68,9 @@ def install(target: Target) -> CronJobs:
 
 
 def _cron_function(conn: psycopg.Connection, function: str) -> sql.Identifier | None:
-    """By its extension: a schema called cron anybody can make, who may create one."""
+    """Return a function of pg_cron, found by its extension: any role that may create schemas could make one called
+    cron.
+    """
     row = conn.execute(
         """SELECT n.nspname, p.proname FROM pg_extension e
            JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'

@@ -1,4 +1,4 @@
-"""Running due jobs for as long as the process lives, and the schedulers that can do the same."""
+"""Run due jobs for as long as the process lives, and print the entries of schedulers that can do the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERVAL = 60.0  # seconds between two looks for due jobs
 
 @dataclass(frozen=True)
 class Line:
-    """One run of a job, or a look for due jobs that failed (then `job` is None)."""
+    """A run of a job, or a look for due jobs that failed (then `job` is None)."""
 
     at: datetime
     job: str | None
@@ -45,10 +45,11 @@ def watch(
     every: float = INTERVAL,
     wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Runs due jobs until it is interrupted, or `wanted`, which is asked each second, says no.
+    """Run due jobs until an interruption, or until `wanted` returns False. `wanted` is called each second.
 
-    A failed job or a lost connection is reported, and tried again at the next look. Any number of watches may run side by
-    side: a job is run by the first that finds it due. Raises PoolerError where sessions are shared: no later look could work.
+    A failed job or a lost connection is reported, and tried again at the next look. Any number of watches may run side
+    by side: a job is run by the first that finds it due. Raise PoolerError where sessions are shared: no later look
+    could work.
     """
     while wanted():
         began = time.monotonic()
@@ -78,7 +79,7 @@ def _words(action: str, option: str) -> list[str]:
 
 
 def cron_line(option: str) -> str:
-    """For `crontab -e`: cron takes a percent sign as the end of the line."""
+    """Return a line for `crontab -e`. A percent sign is escaped, because cron takes it as the end of the line."""
     return f"*/5 * * * * {shlex.join(_words('run-due', option))}".replace("%", "\\%")
 
 
