@@ -79,22 +79,22 @@ class Health:
 
     @property
     def levels(self) -> list[str]:
-        """Of all checks and settings."""
+        """The levels of all checks and settings."""
         return [check.level for check in self.checks] + [setting.level for setting in self.settings]
 
     @property
     def healthy(self) -> bool:
-        """No check and no setting is a warning or critical."""
+        """Return True where no check and no setting is a warning or critical."""
         return all(level in SOUND for level in self.levels)
 
     @property
     def complete(self) -> bool:
-        """Every check could look at all that it is about: row security hid nothing, no right was missing."""
+        """Return True where every check saw all its objects: row security hid nothing, no right was missing."""
         return all(check.value is not None for check in self.checks)
 
     @property
     def exit_code(self) -> int:
-        """1 where something is wrong, 3 where nothing is as far as could be seen, and not all could."""
+        """Return 1 where a fault was found, 3 where none was found and not everything could be checked, else 0."""
         wrong = [check for check in self.checks if check.level not in SOUND and check.value is not None]
         if wrong or any(one.level not in SOUND for one in self.settings):
             return 1
@@ -102,9 +102,12 @@ class Health:
 
 
 def examine(target: Target, log: Reporter, *, deep: bool = False, repair: bool = False) -> Health:
-    """All checks; if `repair`, after counters are corrected and replaced triggers and views made again. Progress goes to `log`.
+    """Run all checks.
 
-    Raises ConnectError, PreconditionError for a database that is not migrated as far as this, and what remake() raises.
+    With `repair` first correct counters and make replaced triggers and views again. Progress goes to `log`.
+
+    Raise ConnectError, PreconditionError for a database that is not migrated as far as this, and the errors of
+    remake().
     """
     with database.connect(target, "health") as conn:
         if repair:

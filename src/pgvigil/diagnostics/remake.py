@@ -1,4 +1,6 @@
-"""Makes triggers and views of ours again that an application has put its own in the place of, as the migrations made them."""
+"""Make triggers and views of ours again, as the migrations made them, where an application has replaced them by its
+own.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ Object = tuple[str, str, str]  # kind, name, and the table of a trigger
 
 
 def remake(conn: psycopg.Connection[Any], log: Reporter) -> tuple[str, ...]:
-    """All that pgvigil.replaced_objects() names, in one transaction; returns what was made again. Nothing else is dropped or changed.
+    """Make all objects again that pgvigil.replaced_objects() names, and return them.
 
-    Raises PreconditionError for who may not or where something is in the way, and LockedError.
+    One transaction does it, and changes nothing else.
+
+    Raise PreconditionError where a right is missing or an object is in the way, and LockedError.
     """
     found = conn.execute("SELECT kind, name, coalesce(of_table, ''), found FROM pgvigil.replaced_objects()").fetchall()
     if not found:

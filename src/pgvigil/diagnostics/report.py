@@ -1,4 +1,4 @@
-"""Reports what the last days brought: sessions, executions, operations, jobs, checks and anomalies."""
+"""Report the activity of the last days: sessions, executions, operations, jobs, checks and anomalies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _QUERIES: Final = (
 
 
 def collect(target: Target, days: int) -> Report:
-    """Query the sections. Raises ConnectError, and PreconditionError for a database that is not migrated."""
+    """Query the sections. Raise ConnectError, and PreconditionError for a database that is not migrated."""
     with database.connect(target, "report") as conn:
         schema = ledger.read(conn).schema
         if schema is None:

@@ -83,9 +83,11 @@ def active(target: Target) -> list[Session]:
 
 
 def kill(target: Target, session: str, mode: str, grace: float) -> str:
-    """Ends a session (mode terminate), its statement (cancel), or the one by the other (escalate, with `grace` seconds between).
+    """End a session (mode terminate), its statement (cancel), or first the statement and then the session (escalate,
+    `grace` seconds apart).
 
-    Returns what was done. Raises PreconditionError with the server's reason when it was refused, which the server records.
+    Return a sentence on what was done. Raise PreconditionError with the server's reason where it refused; the server
+    records the refusal.
     """
     identity = _identity(session)
     with _connect(target) as conn:
@@ -143,9 +145,9 @@ def _ends(conn: psycopg.Connection, pid: int, start: datetime, grace: float) -> 
 
 
 def follow(target: Target, session: str | None = None, *, every: float = 1.0) -> Iterator[Statement]:
-    """Statements as they begin and as they end, those of one session or all, from now on and for ever.
+    """Yield statements as they begin and as they end, of one session or all, from now on without an end.
 
-    One that began and ended between two looks, `every` so many seconds, comes once.
+    A statement that begins and ends between two looks, `every` so many seconds, comes once.
     """
     identity = _identity(session) if session else None
     with _connect(target) as conn, conn.cursor(row_factory=class_row(Statement)) as cursor:

@@ -1,4 +1,4 @@
-"""Measures the sizes of a database and its tables."""
+"""Measure the sizes of a database and its tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def measure(target: Target) -> Sizes:
-    """Query the sizes on disk, without reading any table. Raises ConnectError."""
+    """Query the sizes on disk, without reading any table. Raise ConnectError."""
     with database.connect(target, "sizes") as conn:
         whole = conn.execute("SELECT pg_database_size(current_database())").fetchone()
         with conn.cursor(row_factory=class_row(Table)) as cursor:

@@ -1,4 +1,4 @@
-"""Runs EXPLAIN ANALYZE for a statement, rolls it back, and derives findings from the plan."""
+"""Run EXPLAIN ANALYZE for a statement, roll it back, and derive findings from the plan."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Explanation:
 
 
 def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
-    """Run the statement once. Raises ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL."""
+    """Run the statement once. Raise ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL."""
     if rolled_back.first_word(statement) == "explain":
         raise UsageError(
             "the statement is an EXPLAIN, and this command runs EXPLAIN itself",

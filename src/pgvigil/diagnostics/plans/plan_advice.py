@@ -1,4 +1,4 @@
-"""Derives findings from a plan, as sentences: each function here finds one kind.
+"""Derive findings from a plan, as sentences: each function here finds one kind.
 
 More than 400 lines: one function for each kind of finding, all over the same nodes of one plan.
 """

@@ -1,4 +1,4 @@
-"""Reads from the catalog what a finding needs about the tables and indexes of a plan."""
+"""Read from the catalog what a finding needs about the tables and indexes of a plan."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Parses a plan of EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) into a tree whose nodes have their own shares.
+"""Parse a plan of EXPLAIN (ANALYZE, BUFFERS, VERBOSE, FORMAT JSON) into a tree whose nodes have their own shares.
 
-EXPLAIN includes the times and pages of all nodes below in a node, prints times and rows as averages of its loops, and places a
-subplan under the node that declares it, although another node runs it and includes its cost.
+EXPLAIN includes the times and pages of all nodes below in a node, prints times and rows as averages of its loops, and
+places a subplan under the node that declares it, although another node runs it and includes its cost.
 """
 
 from __future__ import annotations

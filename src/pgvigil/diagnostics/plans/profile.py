@@ -1,4 +1,4 @@
-"""Measures how long a statement takes: runs it several times and rolls each run back."""
+"""Measure how long a statement takes: run it several times and roll each run back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Profile:
 
 
 def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int) -> Profile:
-    """Run the statement `iterations` (at least 1) times on one connection. Raises ConnectError, and the errors of `rolled_back.attempt`.
+    """Run the statement `iterations` (at least 1) times on one connection. Raise ConnectError, and the errors of `rolled_back.attempt`.
 
     Nothing is displayed meanwhile: drawing on a terminal would distort the measurement.
     """

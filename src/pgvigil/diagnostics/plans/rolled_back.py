@@ -1,4 +1,4 @@
-"""Runs a statement without effect: in a transaction that is always rolled back."""
+"""Run a statement without effect: in a transaction that is always rolled back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IN_COMMENT = re.compile(r"/\*|\*/|.", re.DOTALL)
 
 
 def given(argument: str | None, file: Path | None, stdin: TextIO) -> str:
-    """Return the statement from the argument, the file or stdin. Raises UsageError."""
+    """Return the statement from the argument, the file or stdin. Raise UsageError."""
     if argument is not None and file is not None:
         raise UsageError("both a statement and --file were given", "Use only one.")
     if argument is None and file is None and stdin.isatty():
@@ -73,7 +73,7 @@ def first_word(text: str) -> str:
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
-    """Open a connection whose statements end when the client is gone. Raises ConnectError."""
+    """Open a connection whose statements end when the client is gone. Raise ConnectError."""
     conn = database.connect(target, purpose)
     conn.execute("SET client_connection_check_interval = '1s'")
     return conn
@@ -106,7 +106,7 @@ def attempt(
 ) -> tuple[PGresult, float]:
     """Run one statement, with its `$1`, `$2`, … from `parameters`, and roll it back.
 
-    Returns the whole result and the seconds until it arrived. Raises UsageError if the server refuses it or it fails,
+    Return the whole result and the seconds until it arrived. Raise UsageError if the server refuses it or it fails,
     LockedError if it waited too long for a lock, PreconditionError if a right is missing or the server is read-only.
     """
     _require_undoable(statement)
