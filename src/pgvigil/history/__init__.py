@@ -1,4 +1,4 @@
-"""History over any span of time: what is in the database and what is only in archives, without a seam and without a double row.
+"""The history over any span of time: rows of the database and rows of archives, without a gap and without a double row.
 
 snapshot.py     one moment of the database: its rows, and the archives of those that have left it
 engines.py      DuckDB in this process, or Apache Spark: the same questions to the files

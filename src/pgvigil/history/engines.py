@@ -22,7 +22,7 @@ Ask: TypeAlias = Callable[[str, Sequence[Path]], list[tuple[Any, ...]]]
 
 @contextmanager
 def opened(name: Name = "duckdb", master: str = "local[*]") -> Iterator[Ask]:
-    """Start an engine. Raises UsageError where its package is not installed, or it cannot be started."""
+    """Start an engine. Raise UsageError where its package is not installed, or it cannot be started."""
     if name == "spark":
         with _spark(master) as ask:
             yield ask

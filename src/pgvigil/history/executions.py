@@ -1,4 +1,4 @@
-"""Query executions over time: those in the database, those that wait for their archive, and those in files."""
+"""The query executions over time: those in the database, those that wait for their archive, and those in files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgvigil.history.snapshot import Span, paths, snapshot
 
 @dataclass
 class Executions:
-    """Those of one engine in a bucket of time. Times in seconds."""
+    """The executions of one engine in a bucket of time. Times are in seconds."""
 
     database_type: str
     time: datetime | None

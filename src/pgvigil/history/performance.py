@@ -1,5 +1,7 @@
-"""Operations over time: calls, success and durations. Percentiles come from the histograms of pgvigil.performance_rollups, with the same
-bins, so that they are within 1 % of percentile_cont wherever the rows are.
+"""The operations over time: calls, success and durations.
+
+Percentiles come from the histograms of pgvigil.performance_rollups, with the same bins, so that they are within 1 % of
+percentile_cont wherever the rows are.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Trend:
         return round(100 * self.successful / self.calls, 2)
 
     def quantile(self, fraction: float) -> float:
-        """As pgvigil.histogram_quantile: linear between the two neighbouring ranks."""
+        """Return a quantile as pgvigil.histogram_quantile does: linear between the two neighbouring ranks."""
         place = fraction * (self.calls - 1)
         low, high = _value(self._bin_of(math.floor(place))), _value(self._bin_of(math.ceil(place)))
         return low + (place - math.floor(place)) * (high - low)
@@ -57,7 +59,7 @@ class Trend:
 
 
 def _value(bin_: int) -> float:
-    """As pgvigil.histogram_value."""
+    """Return the value of a bin as pgvigil.histogram_value does."""
     if bin_ < 1:
         return 0.0
     value = 0.99 * math.exp((bin_ - 1) * float(GAMMA))
@@ -74,7 +76,7 @@ def files_query(span: Span) -> str:
 def trends(
     target: Target, span: Span, ask: Ask, *, operation: str | None = None, moved_to: str | None = None
 ) -> list[Trend]:
-    """Read all rows of the time, by bucket and operation. Raises ArchiveError where a file is damaged."""
+    """Read all rows of the time, by bucket and operation. Raise ArchiveError where a file is damaged."""
     with snapshot(target, "performance_logs") as moment:
         rows = moment.rows(
             f"""SELECT {span.postgres_bucket("created_at")}, operation, pgvigil.histogram_bin(duration_ms), count(*),

@@ -1,4 +1,4 @@
-"""History for people, machines and spreadsheets: text, json, csv, or a picture (svg)."""
+"""The history for people, machines and spreadsheets: text, json, csv, or a picture (svg)."""
 
 from __future__ import annotations
 

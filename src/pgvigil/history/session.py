@@ -17,7 +17,7 @@ from pgvigil.history.snapshot import Snapshot, Span, paths, snapshot
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that happened. `kind` is event, operation or execution; `where` is "database" or "archive"."""
+    """An event of a session. `kind` is event, operation or execution; `where` is "database" or "archive"."""
 
     time: datetime
     kind: str

@@ -1,5 +1,7 @@
-"""One moment of the database. Whatever is dropped is in the database or listed as dropped at that moment, never both and never neither:
-partitions are locked against DROP first, then rows and list are read in one snapshot.
+"""A snapshot of one moment of the database.
+
+A dropped partition is in the database or listed as dropped at that moment, never both and never neither: partitions are
+locked against DROP first, then rows and list are read in one snapshot.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Span:
             raise UsageError(f"--since {self.since} is not before --until {self.until}", "Give an earlier --since.")
 
     def holds(self, first: datetime | None, last: datetime | None) -> bool:
-        """Tell whether all of that time, both ends included, is in this one; not where an end is unknown."""
+        """Return True where all of that time, both ends included, is in this span. False where an end is unknown."""
         return first is not None and last is not None and self.since <= first and last < self.until
 
     def duck(self, column: str) -> str:
@@ -115,7 +117,7 @@ def snapshot(target: Target, *tables: str) -> Iterator[Snapshot]:
 
 @contextmanager
 def paths(archives: list[Archive], moved_to: str | None) -> Iterator[list[Path]]:
-    """The files of archives. Raises ArchiveError, before any is read, where one is not as it was written."""
+    """The files of archives. Raise ArchiveError, before any is read, where one is not as it was written."""
     with ExitStack() as stack:
         found: list[Path] = []
         for archive in archives:
@@ -129,8 +131,10 @@ def paths(archives: list[Archive], moved_to: str | None) -> Iterator[list[Path]]
 def paths_and_summaries(
     archives: list[Archive], span: Span, moved_to: str | None
 ) -> Iterator[tuple[list[Path], list[Path]]]:
-    """As `paths`; for an archive that has a summary by day which answers for that time, the summary instead of the files: which must be
-    as they were written all the same, so that there is no answer from a damaged archive.
+    """Yield the files of archives as `paths` does, and summaries in their place where possible.
+
+    An archive may have a summary by day that answers for that time. Its files must still be as they were written, so
+    that there is never an answer from a damaged archive.
     """
     with ExitStack() as stack:
         found: list[Path] = []

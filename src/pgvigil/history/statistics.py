@@ -1,5 +1,7 @@
-"""Statistics of sessions and hand-offs: pgvigil.analytics_aggregations keeps them for ever, so no file is read; what is newer than
-the last run of job aggregation is counted now.
+"""The statistics of sessions and hand-offs.
+
+pgvigil.analytics_aggregations keeps them without an end, so no file is read. Rows that are newer than the last run of
+job aggregation are counted now.
 """
 
 from __future__ import annotations
