@@ -24,7 +24,7 @@ def main() -> NoReturn:
 
 
 def _prepare_streams() -> None:
-    """So that words cost no verdict, neither where nobody wants them nor where a terminal has not all of their letters."""
+    """Prepare stdout and stderr so that no output fails: they may be closed, and a terminal may lack some characters."""
     # `>&-`: neither a file nor a connection takes their place.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -33,7 +33,9 @@ def _prepare_streams() -> None:
 
 
 def _hide_secrets() -> None:
-    """Secrets among the arguments are in the process list: start over with them in the environment."""
+    """Start again with secrets in the environment where the arguments contain any, because the process list shows
+    arguments.
+    """
     from pgvigil import argv
 
     words, given = argv.hide(sys.argv[1:])
@@ -44,7 +46,7 @@ def _hide_secrets() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process without taking the interpreter apart, which would be a tenth of a verdict's time."""
+    """End the process without the interpreter's cleanup, which would be a tenth of a verdict's time."""
     import threading
     from contextlib import suppress
 

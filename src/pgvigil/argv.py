@@ -1,4 +1,4 @@
-"""Keeps secrets among the arguments of a call out of the process list. scripts/bootstrap.sh does the same in the shell."""
+"""Keep secrets among the arguments of a call out of the process list. scripts/bootstrap.sh does the same in the shell."""
 
 from __future__ import annotations
 

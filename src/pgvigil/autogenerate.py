@@ -1,4 +1,4 @@
-"""Keeps the objects of pgvigil out of the migrations that an application's own Alembic generates.
+"""Keep the objects of pgvigil out of the migrations that an application's own Alembic generates.
 
 In the application's env.py: `context.configure(…, include_object=pgvigil.autogenerate.include_object)`.
 """

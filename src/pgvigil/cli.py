@@ -27,7 +27,7 @@ DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. What it prints goes through `text.Guarded`."""
+    """Run one command and return its exit code. Its output goes through `text.Guarded`."""
     with text.guarded():
         return _main(argv)
 
@@ -81,7 +81,10 @@ def _require_no_stray_address(words: Sequence[str]) -> None:
 
 
 def _take_signals() -> None:
-    """`kill`, and a terminal that is closed, clean up as Ctrl-C does; under nohup a closed terminal goes unnoticed."""
+    """Clean up after `kill` and after a closed terminal as after Ctrl-C.
+
+    Under nohup a closed terminal has no effect.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -203,7 +206,7 @@ def _fail(error: PgvigilError, arguments: argparse.Namespace | None, words: Sequ
 
 
 def _as_called(hint: str, arguments: argparse.Namespace | None) -> str:
-    """With each command in it as it can be pasted: this program, and the database that this call named."""
+    """Return a hint whose commands can be pasted: with this program, and with the database of this call."""
     option = ""
     if url := getattr(arguments, "database_url", None):
         with suppress(PgvigilError):

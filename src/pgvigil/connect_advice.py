@@ -1,4 +1,4 @@
-"""Advice on a connection that failed, by the words of libpq and the server."""
+"""Give advice on a connection that failed, by the words of libpq and the server."""
 
 from __future__ import annotations
 

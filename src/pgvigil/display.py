@@ -1,4 +1,4 @@
-"""Displays a run: on a terminal with a status line for the current step, elsewhere as plain lines."""
+"""Display a run: on a terminal with a status line for the current step, elsewhere as plain lines."""
 
 from __future__ import annotations
 

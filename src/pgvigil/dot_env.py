@@ -1,4 +1,4 @@
-"""Reads a `.env` file: only if no other user can have written it, and completely or not at all."""
+"""Read a `.env` file: only if no other user can have written it, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINKS = 40  # as the kernel
 def read(path: Path) -> dict[str, tuple[str | None, int]] | None:
     """Return each value with its line number, or None if the file does not exist.
 
-    Raises UsageError, which names file and line, if it cannot be read, or another user can have written it.
+    Raise UsageError, which names file and line, if it cannot be read, or another user can have written it.
     """
     try:
         if not os.path.lexists(path):

@@ -50,7 +50,7 @@ class ConnectError(PgvigilError):
 
 
 class NoWorkerError(PgvigilError):
-    """No worker process reports, so there are no numbers, not even zeros."""
+    """An error that says that no worker process reports, so there are no numbers, not even zeros."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Modules that are imported as soon as something of them is asked for: a verdict that finds nothing does without most of them."""
+"""Import modules at the first use of one of their names: a verdict without findings does not need most of them."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class _Later:
 
 
 def later(name: str) -> Any:
-    """In the place of an import statement, which is beside it for type checkers."""
+    """Return a module that is imported at its first use. For type checkers an import statement is beside the call."""
     return _Later(name)

@@ -1,4 +1,4 @@
-"""Waits for locks without blocking others: one runner at a time, and DDL that leaves the lock queue after a short wait."""
+"""Wait for locks without blocking others: one runner at a time, and DDL that leaves the lock queue after a short wait."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
     """Hold the right to change this database's schema. The lock is polled: a blocked waiter could be chosen as a deadlock victim
     while the holder builds an index concurrently.
 
-    Raises LockedError, naming the holder, after `wait` seconds.
+    Raise LockedError, naming the holder, after `wait` seconds.
     """
     deadline = time.monotonic() + wait
     while not _true(conn, f"SELECT pg_try_advisory_lock({_RUN_LOCK})"):
@@ -179,7 +179,7 @@ def retry_on_lock(
 
     `waited` is called after each attempt that failed, with its number, its blockers and what it waited for.
 
-    `attempt` must hold nothing when it fails. Raises LockedError naming the blockers when the budget is spent.
+    `attempt` must hold nothing when it fails. Raise LockedError naming the blockers when the budget is spent.
     """
     deadline = time.monotonic() + budget
     tries = 0

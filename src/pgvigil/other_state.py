@@ -1,6 +1,7 @@
-"""Recognises a database whose objects of pgvigil another state of pgvigil made, or somebody changed.
+"""Recognise a database whose objects of pgvigil another state of pgvigil made, or a user changed.
 
-What a command then asks for is missing there, or has another shape. That is not a defect of pgvigil: the command says what it missed.
+The objects that a command then needs are missing there, or have another shape. That is not a defect of pgvigil: the
+command names them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _is_ours(words: str, sqlstate: str) -> bool:
 
 
 def rows(conn: psycopg.Connection[Any], kind: type[T], query: str, types: str) -> list[T]:
-    """Return the rows of a view or a function of ours as records, whose fields have these types of the server's. Raises
+    """Return the rows of a view or a function of ours as records, whose fields have these types of the server's. Raise
     PreconditionError if its columns are not their fields.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]

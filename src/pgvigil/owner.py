@@ -1,12 +1,16 @@
-"""Whose rights a statement of ours runs with. What belongs to the owner of the tables may hold code of his, in triggers, CHECKs and
-functions, and nobody who has more rights than he has may run that with them.
+"""Run statements with the rights of the owner of the tables.
 
-SET ROLE is not a boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is one: no SET ROLE is
-possible inside. Its end is that of pgvigil.finish_owner_code, which may not be there yet: what is deferred runs, cursors that are held
-(they are computed at the COMMIT) are closed, and a path that the code has left is taken back.
+The owner's objects may hold code of that role, in triggers, CHECKs and functions, and no role with more rights may run
+that code with them.
 
-That an object was as shipped a moment ago says nothing: its owner may hold up a command by a lock and replace what it calls next, or have
-a trigger replace it meanwhile. Whatever a command calls or reads after its first answer therefore goes through such a function.
+SET ROLE is not a boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is
+one: no SET ROLE is possible inside. Its end is that of pgvigil.finish_owner_code, which may not be there yet: deferred
+triggers run, cursors that are held (they are computed at the COMMIT) are closed, and a path that the code has left is
+taken back.
+
+An object that was as shipped a moment ago may differ now: its owner may delay a command by a lock and replace what it
+calls next, or have a trigger replace it meanwhile. Therefore all that a command calls or reads after its first answer
+goes through such a function.
 """
 
 from __future__ import annotations
@@ -105,7 +109,7 @@ class Owner(NamedTuple):
     is_other: bool
 
     def execute(self, conn: psycopg.Connection, statement: str) -> None:
-        """Runs one statement with the owner's rights."""
+        """Run one statement with the owner's rights."""
         if self.is_other:
             self._call(conn, statement, wants_row=False)
         else:
@@ -142,7 +146,7 @@ _CONFINED: WeakKeyDictionary[psycopg.Connection[Any], Owner] = WeakKeyDictionary
 
 
 def confine(conn: psycopg.Connection[Any], owner: str) -> None:
-    """From now on `rows` and `execute` work with the rights of this role on the connection."""
+    """Make `rows` and `execute` work with the rights of this role on the connection from now on."""
     _CONFINED[conn] = Owner(owner, is_other=True)
 
 

@@ -38,9 +38,9 @@ def _near(word: str, choices: Iterable[str]) -> str:
 
 
 def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Returns the parser for `words`; what it parses has the function to call as `run`, and this one as `build`.
+    """Return the parser for `words`. Its result has the function to call as `run`, and this one as `build`.
 
-    Of `words`, no secret is repeated in an error. Where they begin with the name of a command, only that one is loaded.
+    Errors repeat no secret of `words`. Where they begin with the name of a command, only that command is loaded.
     """
 
     class Parser(argparse.ArgumentParser):

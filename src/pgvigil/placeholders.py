@@ -1,4 +1,6 @@
-"""Fills in the names that the SQL files leave open: the schema of the application's tables, and the owner of pgvigil's objects."""
+"""Fill in the names that the SQL files leave open: the schema of the application's tables, and the owner of pgvigil's
+objects.
+"""
 
 from __future__ import annotations
 

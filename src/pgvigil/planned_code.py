@@ -1,5 +1,5 @@
-"""Finds functions of other roles that the mere reading of a table runs: to plan a query, the server computes what is constant in the
-table's indexes, CHECKs, extended statistics and partition keys, with the rights of the role that reads.
+"""Find functions of other roles that the mere reading of a table runs: to plan a query, the server computes constants
+in the table's indexes, CHECKs, extended statistics and partition keys, with the rights of the role that reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds access control lists, which give a file or directory to users that its owner, group and mode do not name."""
+"""Find access control lists, which give a file or directory to users that its owner, group and mode do not name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports the progress of a run to people, and collects it in one document for machines."""
+"""Report the progress of a run to people, and collect it in one document for machines."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def dotenv_directories() -> list[Path]:
 
 
 def require_checkout(action: str) -> None:
-    """Raises UsageError in an installed package, whose files pip replaces and compares with its record."""
+    """Raise UsageError in an installed package, whose files pip replaces and compares with its record."""
     if not IS_CHECKOUT:
         raise UsageError(
             f"an installed pgvigil cannot {action}: its files belong to the package", "Run this in a checkout."

@@ -1,11 +1,12 @@
-"""Creates temporary databases and drops them: closed to other roles, marked by pgvigil, and only dropped with that mark.
+"""Create temporary databases and drop them: closed to other roles, marked by pgvigil, and only dropped with that mark.
 
 make(conn, name, owner=…, options=…) -> Scratch          closed from the start
 drop(target, scratch, log)                               if it is still the one that was created
 drop_leftovers(conn, pattern, log)                       databases that killed runs have left
 
-A database is dropped only if its name matches the pattern exactly, its comment is pgvigil's mark for that name, and it belongs to
-the role that asks or to one that this role is a member of. Only connections of pgvigil's own programs are ended for it.
+A database is dropped only if its name matches the pattern exactly, its comment is pgvigil's mark for that name, and it
+belongs to the role that asks or to one that this role is a member of. Only connections of pgvigil's own programs are
+ended for it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def make(
 
     It is created without connections allowed; the transaction that allows them also revokes the rights of PUBLIC and of `owner`,
     and sets the mark. The owner keeps CREATE, which is needed to give it schemas. A superuser's scratch database is its own.
-    Raises psycopg.Error.
+    Raise psycopg.Error.
     """
     row = conn.execute(
         """SELECT r.rolsuper, pg_catalog.pg_backend_pid(), r.rolname::text,

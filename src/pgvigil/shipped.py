@@ -64,7 +64,7 @@ _SETTING = re.compile(r"\bSET (\w+) (?:=|TO) '?((?<=')[^']*|\w+(?:, \w+)*)")
 
 @lru_cache(4096)
 def _spelt(declaration: str) -> str:
-    """Arguments or a result as one spelling of them: no defaults, no quotes, no aliases of types."""
+    """Return one spelling of arguments or a result: without defaults, quotes and aliases of types."""
     plain = _DEFAULT.sub("", declaration) if "=" in declaration or "DEFAULT" in declaration else declaration
     words = _ALIAS.sub(lambda word: _SPELLINGS[word[0]], plain.replace('"', "").lower())
     joined = _BESIDE.sub(r"\1", " ".join(words.split()))
@@ -225,10 +225,11 @@ _COLUMNS = (
 
 
 def require_shipped(conn: psycopg.Connection[Any]) -> None:
-    """Raises ConnectError where who is connected has more rights than the owner of what is ours, and that is not what pgvigil shipped.
+    """Raise ConnectError where the connected role has more rights than the owner of our objects, and these are not as
+    pgvigil shipped them.
 
-    Without more rights nothing is looked at: code of the owner's that the owner runs is his own affair. With more, the connection is
-    confined (`owner.rows`): what is as shipped now may be replaced before it is called.
+    Without more rights nothing is looked at: an owner may run its own code. With more, the connection is confined
+    (`owner.rows`): an object that is as shipped now may be replaced before it is called.
     """
     search_path = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
     assert search_path is not None  # noqa: S101 - a SELECT without FROM has a row

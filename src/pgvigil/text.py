@@ -1,7 +1,7 @@
-"""Makes foreign text (of a database, a manifest, an argument) safe for a terminal or the log of a CI job.
+"""Make foreign text (of a database, a manifest, an argument) safe for a terminal or the log of a CI job.
 
-A control character controls a terminal; a character without width, or one that changes the direction of writing, hides other
-text; and a line that begins with `::`, or contains `##[`, is a command to the CI system that stores the log.
+A control character controls a terminal; a character without width, or one that changes the direction of writing, hides
+other text; and a line that begins with `::`, or contains `##[`, is a command to the CI system that stores the log.
 """
 
 from __future__ import annotations

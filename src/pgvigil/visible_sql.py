@@ -1,4 +1,4 @@
-r"""Prints SQL so that every character can be seen, and the script still means the same: a name becomes U&"a\200bb", a string E'a\u200bb'."""
+r"""Print SQL so that every character can be seen, and the script still means the same: a name becomes U&"a\200bb", a string E'a\u200bb'."""
 
 from __future__ import annotations
 

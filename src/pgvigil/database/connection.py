@@ -1,4 +1,7 @@
-"""Connects to a database, with the session settings that commands and jobs rely on. Only this module and poolers.py open connections."""
+"""Connect to a database, with the session settings that commands and jobs rely on.
+
+Only this module and poolers.py open connections.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10
     """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`. A pooler has `within`
     seconds to give a session.
 
-    Raises PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
+    Raise PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
     given, version = None, 0  # unknown: the last limit may be unknown to the server, too
     try:
@@ -81,7 +84,7 @@ def _pinned(conn: psycopg.Connection, within: float) -> psycopg.Connection:
 def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
     """Open an autocommit connection named `pgvigil <purpose>`; try for `wait` seconds while no server answers.
 
-    No setting is changed in its session, so it may go through any pooler: it is for the application's side. Raises ConnectError
+    No setting is changed in its session, so it may go through any pooler: it is for the application's side. Raise ConnectError
     with libpq's message and what to do about it.
     """
     deadline = time.monotonic() + wait
@@ -114,7 +117,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
 
 
 def pin_session(conn: psycopg.Connection, within: float) -> None:
-    """Set the settings that a command or a job relies on. Raises as `connect` does, and OperationalError if there is no answer in
+    """Set the settings that a command or a job relies on. Raise as `connect` does, and OperationalError if there is no answer in
     `within` seconds: a pooler has accepted the connection, and has no server to give.
     """
     pinned = answer(conn, _PIN, within, *SESSION.values(), str(conn.info.backend_pid))
@@ -160,7 +163,7 @@ def connecting(target: Target, purpose: str) -> Iterator[Callable[[], psycopg.Co
 
 
 def beside(conn: psycopg.Connection) -> psycopg.Connection:
-    """Open another connection like this one. Raises psycopg.OperationalError if the server has none left."""
+    """Open another connection like this one. Raise psycopg.OperationalError if the server has none left."""
     return _pinned(psycopg.connect(again(conn), autocommit=True, prepare_threshold=None), BEGINS_WITHIN)
 
 

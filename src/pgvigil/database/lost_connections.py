@@ -1,4 +1,4 @@
-"""Lost connections: the errors that do not come from the server."""
+"""The errors of a lost connection, which do not come from the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Connection poolers between a command and the server: whether a connection keeps its session, and how many further ones there are."""
+"""Find connection poolers between a command and the server: does a connection keep its session, and how many more are
+there?
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ WHO = "SELECT pg_catalog.pg_backend_pid()"
 
 
 def require_session(conn: psycopg.Connection) -> None:
-    """Check a connection through an intermediary, which reported another process than the one that answers. Raises
+    """Check a connection through an intermediary, which reported another process than the one that answers. Raise
     PoolerError unless the connection keeps its backend from one transaction to the next.
 
     An idle pool gives its only client the same backend each time, so a second connection begins a transaction: if backends

@@ -1,4 +1,4 @@
-"""Row security: rows that a policy hides from a role would be missing without an error."""
+"""Find row security: rows that a policy hides from a role would be missing without an error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Hidden:
 def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
     """Turn row security on in this session if in these schemas it shows all rows; otherwise reading such a table raises an error.
 
-    Returns the tables and roles for which rows may be hidden.
+    Return the tables and roles for which rows may be hidden.
     """
     rows = conn.execute(_ROW_SECURITY, {"schemas": None if schemas is None else list(schemas)}).fetchall()
     hidden = [Hidden(table, role, owns) for table, role, owns, sees_all in rows if not sees_all]

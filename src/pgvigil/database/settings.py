@@ -1,4 +1,4 @@
-"""Settings of sessions and sockets that every connection of a command or a job has."""
+"""The settings of sessions and sockets that every connection of a command or a job has."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _NO_FILE = "/dev/null/none"  # as a password file: it does not exist, and libpq 
 def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
     """Return the database of this call, or None if no source names one.
 
-    Other sources are removed from the environment, because libpq would fill gaps with them, here and in children. Raises
+    Other sources are removed from the environment, because libpq would fill gaps with them, here and in children. Raise
     UsageError for a source that should name a database and does not: none is skipped.
     """
     if url is not None:

@@ -122,7 +122,7 @@ def _service_file(settings: tuple[tuple[str, str], ...]) -> str:
 def parse_url(url: str, source: str) -> Target:
     """Parse a libpq URL or `key=value` string. SQLAlchemy's `postgresql+driver://` is accepted too.
 
-    Raises UsageError, which never repeats the text: it may contain a password.
+    Raise UsageError, which never repeats the text: it may contain a password.
     """
     plain = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url.strip())
     if not plain:

@@ -1,4 +1,4 @@
-"""Starts PostgreSQL from a directory of binaries: under which account, from which directory, with which locale."""
+"""Start PostgreSQL from a directory of binaries: choose its account, its directory and its locale."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files for Prometheus and Grafana; `pgvigil metrics-files DIR` writes them."""
+"""The files for Prometheus and Grafana; `pgvigil metrics-files DIR` writes them."""

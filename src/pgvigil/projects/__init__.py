@@ -1,1 +1,1 @@
-"""Other teams' migrations, kept by pgvigil: what a project is, its files, its ledgers, and its chain for the runner."""
+"""The migrations of other teams, kept by pgvigil: a project, its files, its ledgers, and its chain for the runner."""

@@ -23,7 +23,7 @@ class Baseline:
 def baseline(target: Target, chain: ProjectChain, at: str, log: Reporter, *, force: bool, lock_wait: float) -> Baseline:
     """Record the files up to `at` as being in, if the schema is what they make; with `force` whatever it is, and by whom.
 
-    Raises PreconditionError, and then nothing is recorded.
+    Raise PreconditionError, and then nothing is recorded.
     """
     versions = [one.version for one in chain.files]
     if at not in versions:

@@ -45,7 +45,10 @@ class ProjectChain(Chain):
         return list(self.files)
 
     def groups(self, migrations: list[Migration]) -> list[list[Migration]]:
-        """Each file alone; with `transaction = "together"` those that follow each other, up to one that adds a value to an enum."""
+        """Return each file alone.
+
+        With `transaction = "together"` neighbours are a group, up to a file that adds a value to an enum.
+        """
         found: list[list[Migration]] = []
         for one in migrations:
             joins = (
@@ -101,7 +104,7 @@ class ProjectChain(Chain):
         return self.ledger.read(conn, self.files)
 
     def compare(self, state: ProjectState, accepted: Collection[str] = ()) -> list[str]:
-        """Return warnings. Raises PreconditionError where ledger and files contradict each other."""
+        """Return warnings. Raise PreconditionError where ledger and files contradict each other."""
         found = [
             f"version {version} has no file any more: it is older than the first file here"
             for version in self._squashed(state)
@@ -287,7 +290,7 @@ class ProjectChain(Chain):
 
 
 def _shown(directory: Path) -> str:
-    """As it is typed from here."""
+    """Return a directory as a user types it from here."""
     try:
         return str(directory.relative_to(Path.cwd()))
     except ValueError:

@@ -26,7 +26,11 @@ _HEAD = "# Written by `pgvigil check --write-spec` from the migrations; `ignore`
 
 @dataclass(frozen=True)
 class Checked:
-    """`findings` are sentences and reports; `without_way_back` files that cannot be reverted; `written` is the spec's number of lines."""
+    """The result of a check.
+
+    `findings` are sentences and reports; `without_way_back` files that cannot be reverted; `written` is the spec's
+    number of lines.
+    """
 
     files: int
     server: str
@@ -37,7 +41,7 @@ class Checked:
 
 @contextmanager
 def throw_away() -> Iterator[psycopg.Connection]:
-    """A connection to an empty database of a server of its own. Raises UsageError where no PostgreSQL is installed for that."""
+    """A connection to an empty database of a server of its own. Raise UsageError where no PostgreSQL is installed for that."""
     found = any_binaries()
     if found is None:
         raise UsageError(
@@ -53,7 +57,10 @@ def throw_away() -> Iterator[psycopg.Connection]:
 
 
 def check(chain: ProjectChain, log: Reporter, *, write_spec: bool = False) -> Checked:
-    """Raises MigrationError for a file that does not build, UsageError for one that cannot be read."""
+    """Build all files on a temporary database and compare.
+
+    Raise MigrationError where a file fails, UsageError where one cannot be read.
+    """
     config = chain.config
     if write_spec and config.spec is None:
         raise UsageError(f"{config.file} names no spec", 'Add the line: spec = "schema-spec.yaml"')
@@ -114,7 +121,7 @@ def _difference(conn: psycopg.Connection, one: ProjectFile, chain: ProjectChain,
 
 
 def _spec(conn: psycopg.Connection, chain: ProjectChain, path: Path) -> str:
-    """As `spec dump` writes it, with the rules of the spec that is there."""
+    """Return the spec as `spec dump` writes it, with the rules of the existing spec."""
     text = dump_spec(conn, drift.schemas_of(conn, chain.config))
     kept: Any = None
     if path.exists():

@@ -1,4 +1,4 @@
-"""Finds and reads what a project says of itself: `pgvigil.toml`, or `[tool.pgvigil]` in pyproject.toml."""
+"""Find and read the configuration of a project: `pgvigil.toml`, or `[tool.pgvigil]` in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Config:
 
 
 def find(directory: Path | None) -> Config:
-    """Return the project of a directory, or of the first one above it that has one. Raises UsageError."""
+    """Return the project of a directory, or of the first one above it that has one. Raise UsageError."""
     start = (directory or Path.cwd()).absolute()
     if start.is_file() and (start.name == FILE or _is_project(start)):
         _require_trusted(start, start.parent)
@@ -81,7 +81,7 @@ def _is_project(path: Path) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises ValueError, also for a depth that would exhaust the parser: it recurses, and a key of many parts takes
+    """Parse TOML. Raise ValueError, also for a depth that would exhaust the parser: it recurses, and a key of many parts takes
     quadratic time.
     """
     if _DEEP_KEY.search(text):
@@ -93,7 +93,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _require_trusted(path: Path, start: Path) -> None:
-    """Check who can have written a project's file: it names the SQL that runs. Raises UsageError."""
+    """Check who can have written a project's file: it names the SQL that runs. Raise UsageError."""
     found = path.stat()
     reason = ""
     if found.st_mode & stat.S_IWOTH:
@@ -108,7 +108,7 @@ def _require_trusted(path: Path, start: Path) -> None:
 
 
 def read(path: Path) -> Config:
-    """Return what a file says. Raises UsageError with file and line for a key or a value that it cannot have."""
+    """Return what a file says. Raise UsageError with file and line for a key or a value that it cannot have."""
     try:
         text = path.read_text(encoding="utf-8")
         said = _parsed(text)

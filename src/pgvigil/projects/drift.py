@@ -91,7 +91,10 @@ def compare(
 
 
 def _drifts(findings: Sequence[Finding], rules: Sequence[str]) -> Iterator[Finding]:
-    """Without whose an object is, which says who ran the files, and without partitions of tables that are left alone."""
+    """Yield the findings that are drift.
+
+    A different owner is not, because it depends on who ran the files. Ignored partitions are not, either.
+    """
     for finding in findings:
         only_owner = _OWNER.fullmatch(finding.expected) and _OWNER.fullmatch(finding.found)
         if not only_owner and not any(covers(rule, finding.object) for rule in rules):

@@ -29,7 +29,11 @@ _OTHER_SUFFIXES = (".py", ".go", ".js", ".ts", ".rb")
 
 @dataclass(frozen=True)
 class ProjectFile(Migration):
-    """`up` and `down` are the file's text with everything else blanked, so that lines keep their numbers; `down` None: no way back."""
+    """A file of a project.
+
+    `up` and `down` are its text with everything else blanked, so that lines keep their numbers. `down` is None without
+    a way back.
+    """
 
     version: str
     up: str
@@ -88,7 +92,7 @@ class ProjectFile(Migration):
 
 
 def load(config: Config) -> list[ProjectFile]:
-    """Return the files in their order. Raises UsageError with file, and line, for what cannot be one."""
+    """Return the files in their order. Raise UsageError with file, and line, for what cannot be one."""
     if not config.migrations.is_dir():
         raise UsageError(
             f"there are no migrations at {config.migrations}",
@@ -186,7 +190,10 @@ def runs_alone(statement: Statement) -> bool:
 
 
 def _is_whole(path: Path, text: str) -> bool:
-    """golang-migrate sends a file as one query, which is one transaction; a statement that cannot be in one is in a file of its own."""
+    """Return True where golang-migrate sends the file as one query, which is one transaction.
+
+    A statement that refuses one is in a file of its own.
+    """
     alone = any(runs_alone(statement) for statement in _statements(path, text))
     return not text.startswith(files.NO_TRANSACTION) and not alone
 
@@ -202,7 +209,7 @@ def adds_enum_value(statement: Statement) -> bool:
 
 
 def _sql_files(directory: Path) -> list[Path]:
-    """The files of a directory that are meant as migrations. Raises UsageError for those of another kind of tool."""
+    """The files of a directory that are meant as migrations. Raise UsageError for those of another kind of tool."""
     found = []
     for path in sorted(directory.iterdir()):
         if path.name.startswith(".") or not path.is_file():

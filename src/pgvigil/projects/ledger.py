@@ -89,7 +89,10 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class ProjectState(State):
-    """`unknown` are versions that the tool has recorded and no file has; `adopted` those that it has run without pgvigil."""
+    """The state of a project's ledger.
+
+    `unknown` has versions that the tool recorded and no file has; `adopted` those that it ran without pgvigil.
+    """
 
     progress: dict[str, Progress] = field(default_factory=dict)
     down_progress: dict[str, Progress] = field(default_factory=dict)  # of files that are in, and half taken out
@@ -129,7 +132,7 @@ class Ledger:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self, conn: psycopg.Connection, files: Sequence[ProjectFile]) -> ProjectState:
-        """Return the place of the database among the files. Raises PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
+        """Return the place of the database among the files. Raise PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
         ours = self._ours(conn)
         finished = {version for version, row in ours.items() if row.finished}
         there = finished if not self.tool_table else self._of_tool(conn, files, finished)

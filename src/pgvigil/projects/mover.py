@@ -32,7 +32,9 @@ _DETACH = re.compile(r"\bCONCURRENTLY\s*$", re.IGNORECASE)
 
 
 def pin(conn: psycopg.Connection, config: Config) -> None:
-    """Session settings that each file may count on, whatever the role, the database or the file before it has set."""
+    """Set the session settings that each file may count on, whatever the role, the database or the file before it has
+    set.
+    """
     settings = (f"search_path = {', '.join(map(concurrent_indexes.quoted, config.path))}", *SETTINGS)
     conn.execute(
         "; ".join(["RESET SESSION AUTHORIZATION", "RESET ROLE", *(f"SET {setting}" for setting in settings)]).encode()
