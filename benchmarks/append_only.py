@@ -1,4 +1,5 @@
-"""What ingest.py, retention.py and rollup.py share: three designs of performance_logs on one throw-away server.
+"""The parts that ingest.py, retention.py and rollup.py share: three designs of performance_logs on one throw-away
+server.
 
 ours      what `pgvigil setup` makes
 obvious   what most people would write from the same list of columns and indexes: random ids, a foreign key, b-trees
@@ -61,7 +62,7 @@ def parser(text: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def servers(arguments: argparse.Namespace) -> Iterator[Iterator[embedded.Server]]:
-    """Each wanted PostgreSQL in turn, with settings of a small production server (and fsync off)."""
+    """Start each chosen PostgreSQL in turn, with settings of a small production server (and fsync off)."""
     settings = {
         "shared_buffers": "512MB",
         "max_wal_size": "8GB",
@@ -100,20 +101,22 @@ def value(conn: psycopg.Connection[Any], query: str) -> Any:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds by the clock."""
+    """Return the seconds by the clock."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def cpu(conn: psycopg.Connection[Any]) -> float:
-    """Seconds of CPU that the connection's server process has used: says more than the clock on a machine with others."""
+    """Return the seconds of CPU that the connection's server process has used: says more than the clock on a machine
+    with others.
+    """
     fields = Path(f"/proc/{conn.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wal(conn: psycopg.Connection[Any]) -> int:
-    """Bytes of WAL that the server has written so far."""
+    """Return the bytes of WAL that the server has written so far."""
     return int(value(conn, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
 
 

@@ -1,4 +1,4 @@
-"""Archives: bytes, speed, percentiles from the files, twenty kills, and Spark against DuckDB.
+"""Measure archives: bytes, speed, percentiles from the files, twenty kills, and Spark against DuckDB.
 
     scripts/bootstrap.sh test benchmarks/archive.py [--bindir DIR …] [--rows 10000000] [--days 10] [--rounds 3] [--kills 20] [--spark 50]
 
@@ -56,14 +56,14 @@ def fill(conn: psycopg.Connection[Any], rows: int, days: int) -> None:
 
 
 def used(since: tuple[float, ...] | None = None) -> tuple[float, ...]:
-    """CPU of this process and of those it waited for."""
+    """Return the CPU time of this process and of those it waited for."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     now = (own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime)
     return now if since is None else tuple(a - b for a, b in zip(now, since, strict=True))
 
 
 def server_cpu(server: Any) -> float:
-    """CPU of all processes of the server, also of those that have ended."""
+    """Return the CPU time of all processes of the server, also of those that have ended."""
     pid = int(Path(server.data, "postmaster.pid").read_text().split()[0]) if hasattr(server, "data") else 0
     if not pid:
         return 0.0
@@ -79,7 +79,7 @@ def server_cpu(server: Any) -> float:
 
 
 def measured(server: Any, work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of CPU, the server's included."""
+    """Return the seconds by the clock, and of CPU, the server's included."""
     own, servers_, began = used(), server_cpu(server), time.perf_counter()
     work()
     took = time.perf_counter() - began
@@ -161,7 +161,7 @@ def percentiles(server: Any, conn: psycopg.Connection[Any], url: str, rounds: in
 
 
 def kills(url: str, place: Path, count: int, rows: int) -> None:
-    """Each attempt is killed a little later than the one before; one that gets to its end begins anew with other rows."""
+    """Kill each attempt a little later than the one before. One that ends before that begins again with other rows."""
     with psycopg.connect(url, autocommit=True) as conn:
         fill(conn, rows, 5)
         ids = {str(id_) for (id_,) in conn.execute("SELECT id FROM performance_logs")}

@@ -1,9 +1,11 @@
-"""What the counters of a session cost those who write context_history: ours against no counters, and against the obvious ones.
+"""The cost of a session's counters for a writer of context_history: ours against no counters, and against the obvious
+ones.
 
     scripts/bootstrap.sh test benchmarks/counters.py [--bindir DIR …] [--rounds 7] [--seconds 2]
 
-`obvious` is a row per session that a row trigger updates in place. Single rows go to one of 100,000 sessions at random, or all
-to one session (where an updated row makes its writers queue); the bulk statement adds 100,000 rows to 1,000 sessions.
+`obvious` is a row per session that a row trigger updates in place. Single rows go to one of 100,000 sessions at random,
+or all to one session (where an updated row makes its writers queue); the bulk statement adds 100,000 rows to 1,000
+sessions.
 """
 
 from __future__ import annotations

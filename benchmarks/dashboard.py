@@ -1,9 +1,10 @@
-"""What the dashboard costs with many rows: server time of each request of each page, weight, and CPU of one open tab.
+"""The cost of the dashboard with many rows: server time of each request of each page, weight, and CPU of one open tab.
 
     scripts/bootstrap.sh test benchmarks/dashboard.py [--rows 1000000] [--browser]
 
-The CPU is that of a service in a process of its own and of the backends that work for it, while a tab polls. With --browser, each
-page is opened in Debian's Chromium as well, with nothing in its cache: first from a service that was just started, then again.
+The CPU is that of a service in a process of its own and of the backends that work for it, while a tab polls. With
+--browser, each page is opened in Debian's Chromium as well, with nothing in its cache: first from a service that was
+just started, then again.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def fill(connection: psycopg.Connection[Any], rows: int) -> None:
 
 
 def cpu(pid: int) -> float:
-    """Milliseconds of CPU that a process has used, to the nanosecond: ticks are too coarse for a poll."""
+    """Return the milliseconds of CPU that a process has used, to the nanosecond: ticks are too coarse for a poll."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):
@@ -234,7 +235,7 @@ def main() -> None:
 
 
 def weigh(client: TestClient, page: str) -> int:
-    """Bytes of a page and of all that it loads, before compression."""
+    """Return the bytes of a page and of all that it loads, before compression."""
     text = client.get(BASE + page).text
     loaded, waiting = {}, re.findall(r'(?:src|href)="(static/[^"]+)"', text)
     while waiting:

@@ -1,4 +1,4 @@
-"""Three readers behind a reader that stays, while a migration waits for the table: other tools alone, guarded, and our own runner.
+"""The wait of three readers behind a reader that stays, while a migration waits for the table: other tools alone, guarded, and our own runner.
 
     MIGRATORS_BIN=…/bin scripts/bootstrap.sh test benchmarks/guard_stall.py [--seconds 4] [--rounds 1] [--tools dbmate,alembic,django]
 
@@ -32,7 +32,9 @@ WAITING = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT gra
 
 
 class Readers:
-    """Three sessions that read a row of orders again and again; the longest of their statements, in milliseconds."""
+    """A group of three sessions that read a row of orders again and again; the longest of their statements, in
+    milliseconds.
+    """
 
     def __init__(self, url: str) -> None:
         self.longest = 0.0

@@ -1,4 +1,4 @@
-"""What the watch costs where applications feel it: ours against the bare table, the obvious design and two audit triggers.
+"""The cost of the watch for applications: ours against the bare table, the obvious design and two audit triggers.
 
     scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2] [--events 3000000] [--durable]
 
@@ -68,7 +68,9 @@ BULK = {
 
 @dataclass(frozen=True)
 class Suite:
-    """What is compared: designs by their DDL (after `pgvigil setup` where it begins with a comment), and kinds of work."""
+    """A list of things to compare: designs by their DDL (after `pgvigil setup` where it begins with a comment), and
+    kinds of work.
+    """
 
     designs: dict[str, str]
     past: dict[str, str]  # of a design with a trail: SQL that writes {0} events
@@ -100,7 +102,7 @@ SUITE = Suite(
 
 @dataclass(frozen=True)
 class Sample:
-    """One design doing one kind of work in one round."""
+    """A measure of one design doing one kind of work in one round."""
 
     per_second: float
     cpu_us: float  # server CPU per operation (bulk: per row)
@@ -112,7 +114,7 @@ Samples = dict[tuple[str, str], list[Sample]]
 
 
 def cpu_seconds(pid: int, *, of_children: bool = False) -> float:
-    """CPU that a process has used, or its children that have ended."""
+    """Return the CPU time that a process has used, or its children that have ended."""
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
     return sum(map(int, ticks[2:] if of_children else ticks[:2])) / os.sysconf("SC_CLK_TCK")
 
@@ -188,7 +190,7 @@ class Bench:
         return Sample(tps, cpu / count * 1e6, float(wal) / count, share)
 
     def bulk(self, design: str, work: str) -> Sample:
-        """In a transaction that is rolled back, so that each round finds the same table."""
+        """Write in a transaction that is rolled back, so that each round finds the same table."""
         self.execute(design, "VACUUM")
         with psycopg.connect(self.server.dsn(design)) as conn:
             lsn = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]  # type: ignore[index]

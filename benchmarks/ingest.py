@@ -1,10 +1,12 @@
-"""How fast rows go into performance_logs, and what a query by label costs: ours against the obvious design and a bare table.
+"""The speed of rows into performance_logs, and the cost of a query by label: ours against the obvious design and a bare
+table.
 
     scripts/bootstrap.sh test benchmarks/ingest.py [--bindir DIR …] [--rows 5000000] [--rounds 9] [--metrics 10000000]
 
-Each design begins with --rows rows: half a day's, where 10,000,000 come a day. In each round each design takes 100,000 rows by
-COPY in batches of 10,000 (half of them with a session) and 2,000 rows by single statements, one design right after the other,
-so that what else the machine does falls on all of them alike. Ratios are medians over the rounds of each round's ratio.
+Each design begins with --rows rows: half a day's, where 10,000,000 come a day. In each round each design takes 100,000
+rows by COPY in batches of 10,000 (half of them with a session) and 2,000 rows by single statements, one design right
+after the other, so that what else the machine does falls on all of them alike. Ratios are medians over the rounds of
+each round's ratio.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def single(conn: psycopg.Connection[Any], times: int) -> None:
 
 
 def labels(conn: psycopg.Connection[Any], rows: int) -> list[list[str]]:
-    """Metrics over ten days, and the queries of a dashboard: the best of five."""
+    """Measure metrics over ten days, and the queries of a dashboard: the best of five."""
     conn.execute("SELECT pgvigil.ensure_partitions('system_metrics', now() - interval '10 days', now())")
     conn.execute(
         f"""INSERT INTO system_metrics (id, metric_name, metric_value, metric_type, labels, recorded_at)

@@ -1,10 +1,10 @@
-"""Where a statement's time goes: instructions of the server, ours against other designs and against ours without a part.
+"""The instructions of a statement: those of the server, ours against other designs and against ours without a part.
 
     scripts/bootstrap.sh test benchmarks/instructions.py [--bindir DIR …]
 
-Needs valgrind, which counts them. Unlike time, the count is the same on a busy machine as on a quiet one. It is taken in
-single-user mode, the same statement prepared and executed time and again, each a transaction: parsing, network and the
-commit's write to disk are not in it. A part's share is the difference that leaving it out makes.
+Needs valgrind, which counts them. Unlike time, the count is the same on a busy machine as on a quiet one. It is taken
+in single-user mode, the same statement prepared and executed time and again, each a transaction: parsing, network and
+the commit's write to disk are not in it. A part's share is the difference that leaving it out makes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PARTS = {
 
 
 class Counter:
-    """Counts on a copy of a server's data directory: single-user mode wants it for itself."""
+    """A counter on a copy of a server's data directory: single-user mode needs it for itself."""
 
     def __init__(self, server: embedded.Server, copy: Path) -> None:
         self.bindir, self.account = server.bindir, process.find_account()
@@ -64,7 +64,7 @@ class Counter:
         self.run("postgres", "SELECT 1", 0)  # recovers from having been copied while the server ran
 
     def run(self, database: str, statement: str, times: int) -> int:
-        """Instructions of one server process that executes a statement so many times."""
+        """Return the instructions of one server process that executes a statement so many times."""
         # Whatever time that takes here, sessions are busy: touched again within the granularity.
         lines = ["SET pgvigil.activity_granularity = '1 day'", f"PREPARE s (int) AS {statement}"]
         lines += [f"EXECUTE s ({n})" for n in range(self.number + 1, self.number + times + 1)]

@@ -1,4 +1,5 @@
-"""33 statements through `pgvigil lint` and through squawk: what each finds of those that lock and grow with the table.
+"""Run 33 statements through `pgvigil lint` and through squawk: what each finds of those that lock and grow with the
+table.
 
     MIGRATORS_BIN=…/bin scripts/bootstrap.sh test benchmarks/lint_statements.py
 

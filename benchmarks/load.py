@@ -24,10 +24,11 @@ WRITE = (
 
 @dataclass
 class Load:
-    """`with Load(url, 4) as load: …`, then `count`, `longest` (seconds) and `errors` are those of all clients together.
+    """A load of clients: `with Load(url, 4) as load: …`, then `count`, `longest` (seconds) and `errors` are those of
+    all clients together.
 
-    Each client has sessions of its own: what is measured is waiting for somebody else, not for each other. `per_second` is
-    the rate of all clients together; without it they go as fast as they can.
+    Each client has sessions of its own: what is measured is waiting for somebody else, not for each other. `per_second`
+    is the rate of all clients together; without it they go as fast as they can.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""Who waits for whom while a live database is migrated: the application behind a reader, an index build behind a snapshot.
+"""The waits while a live database is migrated: the application behind a reader, an index build behind a snapshot.
 
     scripts/bootstrap.sh test benchmarks/lock_queue.py [--rows 200000]
 
@@ -56,7 +56,7 @@ def held(url: str, query: str, seconds: float, isolation: psycopg.IsolationLevel
 
 
 class Runs:
-    """Migrations of copies of one grown database."""
+    """A series of migrations of copies of one grown database."""
 
     def __init__(self, server: embedded.Server, backups: str) -> None:
         self.server = server

@@ -1,11 +1,12 @@
-"""How long the application's writers stall while an existing install is migrated: ours against one naive transaction.
+"""The stall of the application's writers while an existing install is migrated: ours against one naive transaction.
 
     scripts/bootstrap.sh test benchmarks/migration_stall.py [--sessions 1000000] [--writers 4]
 
-Builds the existing install on a throw-away server, grows it, and migrates it twice from the same state under writers that
-update and insert sessions and context rows without a pause: once with `pgvigil migrate`, once with the naive script, which
-does the same work the obvious way (plain CREATE INDEX, checks validated at once, one transaction). Prints, for each, how
-long it took, how many writes succeeded, the longest single write, and writer errors; then the ratio of the longest writes.
+Builds the existing install on a throw-away server, grows it, and migrates it twice from the same state under writers
+that update and insert sessions and context rows without a pause: once with `pgvigil migrate`, once with the naive
+script, which does the same work the obvious way (plain CREATE INDEX, checks validated at once, one transaction).
+Prints, for each, how long it took, how many writes succeeded, the longest single write, and writer errors; then the
+ratio of the longest writes.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""What the session monitor costs a unit of work: open a session, one SELECT, commit, close.
+"""The cost of the session monitor for a unit of work: open a session, one SELECT, commit, close.
 
     scripts/bootstrap.sh test benchmarks/monitor.py [--bindir DIR] [--units 50] [--rounds 301] [--sqlite]
 
-Three applications in one process, alike but for who watches them: nobody; the session monitor of pgvigil; and the usual way, listeners
-to sessions, pool and cursors that count under a lock. In each round each does --units units of work, in an order that changes. What
-is measured is CPU time of this process, in which the monitor's own thread adds up. "ratio" is the median of the rounds, each with its own
-bare units; "ratio_of_fastest" compares the tenth of the rounds that were fastest, which a busy machine disturbs least.
+Three applications in one process, alike but for who watches them: nobody; the session monitor of pgvigil; and the usual
+way, listeners to sessions, pool and cursors that count under a lock. In each round each does --units units of work, in
+an order that changes. What is measured is CPU time of this process, in which the monitor's own thread adds up. "ratio"
+is the median of the rounds, each with its own bare units; "ratio_of_fastest" compares the tenth of the rounds that were
+fastest, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def monitored(factory: sessionmaker[Session], engine: Any) -> SessionPerformance
 
 
 def listened(factory: sessionmaker[Session], engine: Any) -> None:
-    """Counters under one lock, fed by events, as applications do it by themselves."""
+    """Use counters under one lock, fed by events, as applications do it by themselves."""
     lock = threading.Lock()
     counts: dict[str, int] = {}
     began: dict[int, float] = {}

@@ -105,7 +105,7 @@ def wait_for_the_lock(url: str, run: subprocess.Popen[bytes]) -> float:
 
 
 def at(conn: psycopg.Connection) -> str:
-    """Where a run was killed."""
+    """Return the place where a run was killed."""
     if conn.execute("SELECT to_regclass('pgvigil_project.migrations')").fetchone() == (None,):
         return "before the first step"
     row = conn.execute("SELECT finished, steps, begun FROM pgvigil_project.migrations").fetchone()

@@ -1,4 +1,4 @@
-"""What recording costs: a call in its caller, and rows per second against a bare COPY loop; or, by an option, what an application
+"""The cost of recording: a call in its caller, and rows per second against a bare COPY loop; or, by an option, what an application
 pays for full instrumentation, or the memory over many records.
 
     scripts/bootstrap.sh test benchmarks/recorder_overhead.py [--bindir DIR …] [--rows 200000] [--rounds 7]
@@ -124,7 +124,7 @@ def bare(conn: psycopg.Connection[Any], of_table: str, row: Callable[[int], tupl
 
 
 def recorded(recorder: Recorder, call: Call, rows: int, took: list[int] | None = None) -> None:
-    """All of them into the database, as fast as it takes them; the queue is never let run full."""
+    """Record all into the database, as fast as it takes them. The queue never gets full."""
     clock = time.perf_counter_ns
     for n in range(rows):
         if took is None:
@@ -141,12 +141,12 @@ def recorded(recorder: Recorder, call: Call, rows: int, took: list[int] | None =
 
 
 def resident() -> float:
-    """Megabytes."""
+    """Return the resident memory in megabytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def queries(engine: sqlalchemy.Engine, count: int, rate: float) -> tuple[float, float]:
-    """Seconds of work, and seconds of CPU that this thread was idle for."""
+    """Return the seconds of work, and the seconds of CPU that this thread was idle for."""
     query = sqlalchemy.text("SELECT filler FROM pgbench_small WHERE id = :id")
     clock, idle, idle_cpu = time.perf_counter, 0.0, 0.0
     began = clock()
@@ -172,7 +172,7 @@ def instrumented(url: str, spill: str, rounds: int, count: int, rate: float) -> 
     recorder = Recorder(url, spill_directory=spill, metrics_interval=0)
 
     def measure(*, watched: bool) -> tuple[float, float]:
-        """Microseconds a query, and those of CPU in all threads."""
+        """Return the microseconds of a query, and those of CPU in all threads."""
         cpu = time.process_time()
         undo = instrument(engine, recorder) if watched else None
         seconds, idle_cpu = queries(engine, count, rate)

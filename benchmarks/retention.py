@@ -36,7 +36,7 @@ SIZE = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE reln
 
 
 def write(url: str, stop: Event, results: multiprocessing.Queue[tuple[int, list[tuple[float, float]]]]) -> None:
-    """Puts how many writes there were, and of those longer than 2 ms when they began and how long they took."""
+    """Put the number of writes, and for those longer than 2 ms their begin and their duration."""
     count, long = 0, []
     with psycopg.connect(url, autocommit=True) as conn:
         while not stop.is_set():
@@ -49,7 +49,7 @@ def write(url: str, stop: Event, results: multiprocessing.Queue[tuple[int, list[
 
 
 def longest(outcomes: list[tuple[int, list[tuple[float, float]]]], since: float, until: float) -> str:
-    """Milliseconds of the longest write that ran between two times."""
+    """Return the milliseconds of the longest write that ran between two times."""
     return f"{max((took for _, long in outcomes for began, took in long if began + took > since and began < until), default=0.002) * 1000:.0f}"
 
 

@@ -1,12 +1,13 @@
-"""What performance_monitoring_view and its rollups cost: ours against percentile_cont over the rows themselves.
+"""The cost of performance_monitoring_view and its rollups: ours against percentile_cont over the rows themselves.
 
     scripts/bootstrap.sh test benchmarks/rollup.py [--bindir DIR …] [--rows 1000000 10000000] [--rounds 5]
 
-For each number of rows a new database gets so many rows of 50 operations over the last 24 hours and rolls them up. Then, in
-each round, all of them answer the view, and the query that people write without rollups, one right after the other, so that
-the hour of the day (the view reads minutes since the last full one) and what else the machine does fall on all alike. At
-last 1,000,000 new rows of the last minutes are rolled up, to show what that costs beside the size of the table. Medians over
-the rounds, by the clock and by server CPU; ratios, by CPU, are medians of each round's with the least and the greatest.
+For each number of rows a new database gets so many rows of 50 operations over the last 24 hours and rolls them up.
+Then, in each round, all of them answer the view, and the query that people write without rollups, one right after the
+other, so that the hour of the day (the view reads minutes since the last full one) and what else the machine does fall
+on all alike. At last 1,000,000 new rows of the last minutes are rolled up, to show what that costs beside the size of
+the table. Medians over the rounds, by the clock and by server CPU; ratios, by CPU, are medians of each round's with the
+least and the greatest.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""How many transactions fail at SERIALIZABLE: the application's own schema against the migrated one, in turns, in one run.
+"""The share of transactions that fail at SERIALIZABLE: the application's own schema against the migrated one, in turns,
+in one run.
 
     python benchmarks/serializable.py [URL of a server] [--clients 4] [--seconds 5] [--rounds 3] [--sessions 200]
 
-Each transaction is one of four, in turn: a new session with its first context row, two heartbeats, a change of status, a context row.
-Clients work on sessions at random, so some conflicts are real; the plain schema has those too. Any failure with SQLSTATE 40001 counts.
+Each transaction is one of four, in turn: a new session with its first context row, two heartbeats, a change of status,
+a context row. Clients work on sessions at random, so some conflicts are real; the plain schema has those too. Any
+failure with SQLSTATE 40001 counts.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ STATUS = "UPDATE sessions SET status = CASE status WHEN 'active' THEN 'pending' 
 
 
 def work(url: str, seed: int, seconds: float, results: multiprocessing.Queue[tuple[int, int]]) -> None:
-    """One client: how many transactions it tried, and how many failed."""
+    """Run one client. Return the numbers of its transactions and of those that failed."""
     chance = random.Random(seed)  # noqa: S311
     tried = failed = 0
     with psycopg.connect(url) as conn:
@@ -65,7 +67,10 @@ def work(url: str, seed: int, seconds: float, results: multiprocessing.Queue[tup
 
 
 def share(url: str, clients: int, seconds: float, first: int) -> tuple[float, int]:
-    """Failures in a hundred, and how many were tried. Clients are numbered from `first` on, so that no round repeats another."""
+    """Return the failures in a hundred, and the number of transactions.
+
+    Clients are numbered from `first` on, so that no round repeats another.
+    """
     results: multiprocessing.Queue[tuple[int, int]] = multiprocessing.Queue()
     each = [multiprocessing.Process(target=work, args=(url, first + n, seconds, results)) for n in range(clients)]
     for process in each:
@@ -96,7 +101,7 @@ def make(url: str) -> dict[str, str]:
 
 
 def fill(url: str, sessions: int) -> None:
-    """As many sessions and nothing else: how large the tables are decides how they are read, and so what conflicts."""
+    """Insert so many sessions. The size of the tables decides how they are read, and so what conflicts."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("TRUNCATE sessions CASCADE")
         rows = "INSERT INTO sessions (session_key, agent_from) SELECT 'k' || i, 'a' FROM generate_series(1, %s) i"
@@ -105,7 +110,7 @@ def fill(url: str, sessions: int) -> None:
 
 
 def measure(url: str, arguments: argparse.Namespace) -> None:
-    """Prints both shares."""
+    """Print both shares."""
     urls = make(url)
     if arguments.change:
         with psycopg.connect(urls["migrated"], autocommit=True) as conn:
@@ -130,7 +135,7 @@ def measure(url: str, arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Reads the call."""
+    """Read the call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", nargs="?", help="a server where databases may be made; without it, an embedded one")
     parser.add_argument("--clients", type=int, default=4)

@@ -1,9 +1,10 @@
-"""What a superuser waits before a command calls functions of ours that another role owns: the check that they are as shipped.
+"""The wait of a superuser before a command calls functions of ours that another role owns: the check that they are as
+shipped.
 
     scripts/bootstrap.sh test benchmarks/shipped_check.py [--bindir DIR …] [--rounds 20]
 
-In a process that has made the check before, and in fresh ones, whose first check reads the migration files too. Prints the least and
-the median of the milliseconds by the clock, and those of CPU, the server's included.
+In a process that has made the check before, and in fresh ones, whose first check reads the migration files too. Prints
+the least and the median of the milliseconds by the clock, and those of CPU, the server's included.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def server_cpu(conn: psycopg.Connection[Any]) -> float:
 
 
 def once(conn: psycopg.Connection[Any]) -> tuple[float, float]:
-    """Milliseconds by the clock, and of CPU."""
+    """Return the milliseconds by the clock, and of CPU."""
     began, own, others = time.perf_counter(), time.process_time(), server_cpu(conn)
     require_shipped(conn)
     took = time.perf_counter() - began

@@ -1,12 +1,12 @@
-"""How long a verdict takes, whole process and cold: ours against SQLAlchemy's reflection and Alembic's comparison.
+"""The time of a verdict, whole process and cold: ours against SQLAlchemy's reflection and Alembic's comparison.
 
     scripts/bootstrap.sh test benchmarks/validate_speed.py [--tables 1000] [--rounds 5] [--rest 0]
 
-Builds, on a throw-away server, a database of 1,000 tables (10 columns, 3 indexes, 2 constraints and 1 trigger each) and our
-own schema. Then each contender is started again and again, in turns, as a process of its own that imports, connects, reads
-and compares. Prints the fastest round of each and how many times `import psycopg` it took, which no contender can do
-without; the slowest too, which says how quiet the machine was. `--rest`: seconds of doing nothing before each round, for a
-machine that is let run fast for a short while only.
+Builds, on a throw-away server, a database of 1,000 tables (10 columns, 3 indexes, 2 constraints and 1 trigger each) and
+our own schema. Then each contender is started again and again, in turns, as a process of its own that imports,
+connects, reads and compares. Prints the fastest round of each and how many times `import psycopg` it took, which no
+contender can do without; the slowest too, which says how quiet the machine was. `--rest`: seconds of doing nothing
+before each round, for a machine that is let run fast for a short while only.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ LONG = 5.0  # seconds of CPU above which two rounds are enough
 
 
 def used(conn: psycopg.Connection[Any]) -> float:
-    """Seconds of CPU of the connection's server process, in nanoseconds' steps."""
+    """Return the seconds of CPU of the connection's server process, in nanoseconds' steps."""
     return int(Path(f"/proc/{conn.info.backend_pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -117,7 +117,7 @@ def cost(conn: psycopg.Connection[Any], query: str, times: int) -> float:
 
 
 def require_index(conn: psycopg.Connection[Any], query: str) -> None:
-    """Raises RuntimeError where all sessions are read or sorted."""
+    """Raise RuntimeError where all sessions are read or sorted."""
     plan = [line for (line,) in conn.execute(f"EXPLAIN {query}".encode()).fetchall()]
     top = [line.strip() for line in plan if len(line) - len(line.lstrip()) < 8 and "InitPlan" not in line]
     if any("Sort" in line or "Seq Scan on sessions" in line for line in top):

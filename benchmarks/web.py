@@ -1,4 +1,5 @@
-"""What the web application's reads save at a million executions, and how soon it answers where the database does not.
+"""The savings of the web application's reads at a million executions, and its time to answer where the database does
+not.
 
     scripts/bootstrap.sh test benchmarks/web.py [--rows 1000000]
 
@@ -114,7 +115,7 @@ def stopped(server: Server, how: signal.Signals) -> Any:
 
 
 def faults(server: Server) -> None:
-    """With the application's own defaults."""
+    """Measure with the application's own defaults."""
     app = web.application(
         server.dsn(), authorize=lambda _: web.Principal("a benchmark", "viewer"), reads="1000000/minute"
     )

@@ -1,4 +1,4 @@
-"""Alembic's entry: `alembic upgrade head` and the runner go the same way from here."""
+"""The entry of Alembic: `alembic upgrade head` and the runner go the same way from here."""
 
 from pgvigil.migration.apply import run_environment
 

@@ -39,8 +39,10 @@ _SHOW_EVERY = 0.5  # seconds between checks of the progress of an index build
 
 @contextmanager
 def run_lock(conn: psycopg.Connection, wait: float) -> Iterator[None]:
-    """Hold the right to change this database's schema. The lock is polled: a blocked waiter could be chosen as a deadlock victim
-    while the holder builds an index concurrently.
+    """Hold the right to change this database's schema.
+
+    The lock is polled: a blocked waiter could be chosen as a deadlock victim while the holder builds an index
+    concurrently.
 
     Raise LockedError, naming the holder, after `wait` seconds.
     """
@@ -175,7 +177,8 @@ def retry_on_lock(
     monitor: BlockerMonitor,
     waited: Callable[[int, list[Blocker], str], None],
 ) -> T:
-    """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget` seconds in all.
+    """Run `attempt` until it gets its locks, with longer and longer pauses (jittered, exponential), for `budget`
+    seconds in all.
 
     `waited` is called after each attempt that failed, with its number, its blockers and what it waited for.
 

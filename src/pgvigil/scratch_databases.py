@@ -49,9 +49,9 @@ def make(
 ) -> Scratch:
     """Create an empty database that only the connected role (and superusers) can connect to, from the start.
 
-    It is created without connections allowed; the transaction that allows them also revokes the rights of PUBLIC and of `owner`,
-    and sets the mark. The owner keeps CREATE, which is needed to give it schemas. A superuser's scratch database is its own.
-    Raise psycopg.Error.
+    It is created without connections allowed; the transaction that allows them also revokes the rights of PUBLIC and of
+    `owner`, and sets the mark. The owner keeps CREATE, which is needed to give it schemas. A superuser's scratch
+    database is its own. Raise psycopg.Error.
     """
     row = conn.execute(
         """SELECT r.rolsuper, pg_catalog.pg_backend_pid(), r.rolname::text,

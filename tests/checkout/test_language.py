@@ -243,7 +243,11 @@ def begins_well(docstring: str, *, module: bool = False) -> bool:
 def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
     found = [
         f"{file.relative_to(project.ROOT)}:{getattr(part, 'lineno', 1)}: {text.splitlines()[0]}"
-        for file in sorted(project.ROOT.glob("src/**/*.py"))
+        for file in [
+            file
+            for folder in ("src", "benchmarks", "tests/helpers")
+            for file in sorted((project.ROOT / folder).rglob("*.py"))
+        ]
         for part in ast.walk(ast.parse(file.read_text()))
         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
         if (text := ast.get_docstring(part)) and not begins_well(text, module=isinstance(part, ast.Module))

@@ -1,1 +1,1 @@
-"""What several test modules use and what is no fixture."""
+"""The helpers of several test modules that are not fixtures."""

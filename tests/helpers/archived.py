@@ -1,4 +1,4 @@
-"""Databases with rows old enough to be archived and dropped."""
+"""The databases with rows old enough to be archived and dropped."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def target(database: Database) -> Target:
 
 
 def archive(database: Database, place: Path | str) -> str:
-    """Runs the job; returns what it did."""
+    """Run the job and return what it did."""
     return job_runner.run(target(database), "archive_files", Options(archive_to=str(place)), Reporter())
 
 
 def retention(database: Database) -> str:
-    """Runs retention; returns its notes."""
+    """Run retention and return its notes."""
     job_runner.run(target(database), "retention", Options(), Reporter())
     return "; ".join(
         database.execute("SELECT notes FROM pgvigil.job_runs WHERE job = 'retention' ORDER BY id DESC LIMIT 1")[0][0]

@@ -1,4 +1,6 @@
-"""33 statements, each with what PostgreSQL does for it: for the tests of lint, and for the comparison with squawk (benchmarks/)."""
+"""The 33 statements, each with what PostgreSQL does for it: for the tests of lint, and for the comparison with squawk
+(benchmarks/).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ ALONE = "-- pgvigil: no-transaction\n"
 
 @dataclass(frozen=True)
 class Case:
-    """`rule` and `table` are what has to be found; none where nothing grows with the table. `instead` are words of the safe rewrite."""
+    """A statement and its expected finding: `rule` and `table`, none where nothing grows with the table.
+
+    `instead` are words of the safe rewrite.
+    """
 
     name: str
     sql: str

@@ -1,4 +1,4 @@
-"""Other people's migrators, each with a project of one migration in a directory: what `pgvigil guard` is for."""
+"""The migrators of other people, each with a project of one migration in a directory: what `pgvigil guard` is for."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Migrator:
-    """`command` is a line for the shell, as its users write it; {bin} is where the tools are. `status` says what is in, `applied` how."""
+    """A migration tool.
+
+    `command` is a line for the shell, as its users write it; {bin} is where the tools are. `status` says what is in,
+    `applied` how.
+    """
 
     name: str
     command: str
@@ -84,13 +88,13 @@ MIGRATORS = (
 
 
 def place_of_tools() -> Path | None:
-    """Where requirements/migrators.txt is installed: $MIGRATORS_BIN."""
+    """Return the directory of requirements/migrators.txt: $MIGRATORS_BIN."""
     given = os.environ.get("MIGRATORS_BIN")
     return Path(given) if given and shutil.which("dbmate", path=given) else None
 
 
 def require_tools(tool: str = "") -> Path:
-    """For a test: skips where they, or this one, are not there. In CI they have to be."""
+    """Skip a test where the tools, or this one, are missing. In CI they must be there."""
     place = place_of_tools()
     refuse = pytest.fail if os.environ.get("REQUIRE_MIGRATORS") else pytest.skip
     if tool == "sqitch" and not shutil.which("sqitch"):

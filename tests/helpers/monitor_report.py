@@ -16,7 +16,7 @@ GAUGES = {"active_sessions": 2, "busiest_process": 2, "pool_size/main": 5, "chec
 
 
 def report(database: Database, application: str = "shop", ended: bool = False, **changes: Any) -> None:
-    """One worker, with its counts."""
+    """Report one worker, with its counts."""
     worker = uuid4()
     counters = {
         **WELL,

@@ -1,4 +1,4 @@
-"""Debian's pgbouncer in front of a server under test, in any of its modes; on loopback, gone when the test ends."""
+"""The pgbouncer of Debian in front of a server under test, in any of its modes; on loopback, gone when the test ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from pgvigil.embedded.process import die_with_parent, find_account, give, proces
 
 @contextmanager
 def pgbouncer(server: Server, mode: str, pool_size: int = 20, settings: str = "") -> Iterator[Callable[[str], str]]:
-    """Gives the address of a database by way of a pool in mode session, transaction or statement; every login is let in."""
+    """Yield the address of a database by way of a pool in mode session, transaction or statement; every login is let
+    in.
+    """
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         refuse = pytest.fail if os.environ.get("REQUIRE_PGBOUNCER") else pytest.skip

@@ -64,5 +64,5 @@ class Project:
         (self.directory / "schema-spec.yaml").write_text(done.stdout)
 
     def states(self) -> list[str]:
-        """Each file's place, as `status` shows it."""
+        """Return the place of each file, as `status` shows it."""
         return [line.split(None, 1)[1] for line in self.run("status").stdout.splitlines()]

@@ -10,7 +10,8 @@ from functools import partial
 
 
 class Proxy:
-    """Listens on a port of loopback and passes everything on to another, until a client sends what `before` knows.
+    """A proxy that listens on a port of loopback and forwards everything to another, until a client sends what `before`
+    knows.
 
     Then `act` is called, once, before it is passed on.
     """
@@ -28,7 +29,7 @@ class Proxy:
         self._start(self._accept)
 
     def cut(self) -> None:
-        """Ends every connection that is open, at both ends, without a word."""
+        """End every open connection, at both ends, without a word."""
         with self._lock:
             for one in self._open:
                 with suppress(OSError):

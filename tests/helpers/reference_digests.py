@@ -1,4 +1,5 @@
-"""Writes scripts/reference-digests.txt, for each PostgreSQL on this machine: `PG_MATRIX_DIR=… python -m tests.helpers.reference_digests`.
+"""Write scripts/reference-digests.txt, for each PostgreSQL on this machine: `PG_MATRIX_DIR=… python -m
+tests.helpers.reference_digests`.
 
 A major version that is not here keeps its lines, and the test of that version says whether they still hold.
 """

@@ -1,4 +1,7 @@
-"""Servers that follow another one: a physical standby, and databases that subscribe to one. All on loopback, gone when the test ends."""
+"""The servers that follow another one: a physical standby, and databases that subscribe to one.
+
+All on loopback, gone when the test ends.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def primary(bindir: Path) -> Server:
 
 
 def conninfo(server: Server, dbname: str = "postgres") -> str:
-    """As a setting or a subscription wants it, over the socket."""
+    """Return the connection string that a setting or a subscription needs, over the socket."""
     url = urlsplit(server.dsn(dbname))
     query = parse_qs(url.query)
     return f"host={query['host'][0]} port={query['port'][0]} user=postgres dbname={dbname}"
@@ -72,7 +75,7 @@ def standby(of: Server) -> Iterator[Server]:
 
 
 def caught_up(of: Server, follower: Server) -> None:
-    """Waits until the standby has replayed what the primary has written."""
+    """Wait until the standby has replayed what the primary has written."""
     with psycopg.connect(of.dsn(), autocommit=True) as source, psycopg.connect(follower.dsn(), autocommit=True) as copy:
         row = source.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         source.execute("SELECT pg_switch_wal()")  # what is at its end is sent
@@ -86,7 +89,7 @@ def schema_only(source: Database, into: Database) -> None:
 
 
 def copy(source: Database, into: Database, *options: str) -> None:
-    """Dumps the source by its server's own pg_dump, or the newest there is, and restores that, here or on a newer server."""
+    """Dump the source by its server's own pg_dump, or the newest there is, and restore that, here or on a newer server."""
     own = source.server.bindir / "pg_dump"
     dump = subprocess.run(
         [own if own.exists() else program("pg_dump"), *options, "-d", source.url], check=True, capture_output=True
@@ -101,7 +104,10 @@ def copy(source: Database, into: Database, *options: str) -> None:
 def subscription(
     source: Database, subscriber: Database, *, via_root: bool, what: str = "ALL TABLES", wait: bool = True
 ) -> Iterator[str]:
-    """`subscriber`, on the same server or another, follows a publication of `source`; its name."""
+    """Subscribe `subscriber`, on the same server or another, to a publication of `source`.
+
+    Return the subscription's name.
+    """
     name = f"s_{subscriber.name}"
     root = "true" if via_root else "false"
     source.execute(f"CREATE PUBLICATION {name} FOR {what} WITH (publish_via_partition_root = {root})")
@@ -125,7 +131,7 @@ def subscription(
 
 
 def synchronised(subscriber: Database) -> None:
-    """Waits for the initial copy of all tables; names those that are not done."""
+    """Wait for the initial copy of all tables. Return those that are not done."""
     left = "SELECT array_agg(srrelid::regclass::text) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
     with contextlib.suppress(AssertionError):
         wait_until(lambda: subscriber.execute(left) == [(None,)])
@@ -133,7 +139,7 @@ def synchronised(subscriber: Database) -> None:
 
 
 def applied(source: Database, name: str) -> None:
-    """Waits until the subscriber has applied what the source has committed."""
+    """Wait until the subscriber has applied what the source has committed."""
     with source.connect(
         options="-c synchronous_commit=on"
     ) as conn:  # what went before is on disk then, and so may be sent

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def duck(**config: Any) -> duckdb.DuckDBPyConnection:
-    """Return an empty DuckDB in memory that works in UTC and loads no extensions. Raise UsageError where DuckDB is not installed."""
+    """Return an empty DuckDB in memory that works in UTC and loads no extensions.
+
+    Raise UsageError where DuckDB is not installed.
+    """
     try:
         import duckdb
     except ModuleNotFoundError as error:

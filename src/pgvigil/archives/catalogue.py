@@ -68,7 +68,10 @@ _COLUMNS = (
 
 
 def connect(target: Target, purpose: str) -> psycopg.Connection:
-    """Connect with times in UTC. Raise ConnectError where what is called and read is not what pgvigil shipped, see `shipped`."""
+    """Connect with times in UTC.
+
+    Raise ConnectError where what is called and read is not what pgvigil shipped, see `shipped`.
+    """
     conn = database.connect(target, f"archive ({purpose})")
     try:
         require_shipped(conn)
@@ -109,7 +112,10 @@ def manifest_of(store: Store, archive: Archive) -> Manifest:
 
 @contextmanager
 def opened(store: Store, archive: Archive, made: Manifest) -> Iterator[list[Path]]:
-    """Yield the files of an archive, each compared with its SHA-256. Raise ArchiveError before the first row is read."""
+    """Yield the files of an archive, each compared with its SHA-256.
+
+    Raise ArchiveError before the first row is read.
+    """
     from contextlib import ExitStack
 
     with ExitStack() as stack:

@@ -30,7 +30,8 @@ JOB = "archive_files"  # whose lock is taken: it writes the same files
 def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to: str | None = None) -> str:
     """Erase a session from the archives; return what was done, in words.
 
-    Raise PreconditionError for a session under legal hold, and where its rows are still in the database: they would be archived again.
+    Raise PreconditionError for a session under legal hold, and where its rows are still in the database: they would be
+    archived again.
     """
     try:
         session = str(uuid.UUID(session))

@@ -24,7 +24,8 @@ def restore(
 ) -> int:  # fmt: skip
     """Make a table with the archived rows of a source whose time is in [since, until); return how many.
 
-    All files are compared with their SHA-256 before the first row is written. Raise ArchiveError, and then leave nothing behind.
+    All files are compared with their SHA-256 before the first row is written. Raise ArchiveError, and then leave
+    nothing behind.
     """
     if source not in SOURCES:
         raise UsageError(f"there are no archives of {source}", f"Tables: {', '.join(SOURCES)}.")

@@ -33,7 +33,10 @@ _WITHIN = re.compile(r"(?:[A-Za-z0-9_=.-]+/)*[A-Za-z0-9_=-][A-Za-z0-9_=.-]*")
 
 
 def open_store(location: str) -> Store:
-    """Open a directory or URL. Raise UsageError for one that cannot be used, ArchiveError for a directory that is not ours."""
+    """Open a directory or URL.
+
+    Raise UsageError for one that cannot be used, ArchiveError for a directory that is not ours.
+    """
     if "://" not in location:
         return Store(Path(location))
     parts = urlsplit(location)
@@ -49,8 +52,10 @@ def open_store(location: str) -> Store:
 
 
 def stored(location: str, chosen: str | None = None) -> Store:
-    """Open a location that the database names. Raise ArchiveError for one that nobody has chosen here: only an object store, a
-    directory that is there, and `chosen` (default: PGVIGIL_ARCHIVE) are opened.
+    """Open a location that the database names.
+
+    Raise ArchiveError for one that nobody has chosen here: only an object store, a directory that is there, and
+    `chosen` (default: PGVIGIL_ARCHIVE) are opened.
     """
     scheme = location.partition("://")[0] if "://" in location else ""
     if scheme in ("", "file"):
@@ -68,7 +73,10 @@ def stored(location: str, chosen: str | None = None) -> Store:
 
 
 def remove_made(location: str, path: str, chosen: str | None) -> None:
-    """Remove the files of an archive that the database names, if pgvigil has named them. Raise ArchiveError for other names."""
+    """Remove the files of an archive that the database names, if pgvigil has named them.
+
+    Raise ArchiveError for other names.
+    """
     made = _MADE.fullmatch(path)
     if made is None:
         raise ArchiveError(f"{path!r} is not a name of an archive", "pgvigil.archives was changed: nothing is removed.")
@@ -77,7 +85,10 @@ def remove_made(location: str, path: str, chosen: str | None) -> None:
 
 
 def require_name(name: str) -> str:
-    """Return a path below a store, as pgvigil makes them. Raise ArchiveError for any other one, such as one with `..`."""
+    """Return a path below a store, as pgvigil makes them.
+
+    Raise ArchiveError for any other one, such as one with `..`.
+    """
     if not _WITHIN.fullmatch(name) or ".." in PurePosixPath(name).parts:
         raise ArchiveError(f"{name!r} is not a name of an archive", "The manifest or pgvigil.archives was changed.")
     return name

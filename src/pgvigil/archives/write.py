@@ -70,7 +70,10 @@ def owner_of_archives(conn: psycopg.Connection) -> Owner:
 
 
 def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progress: Callable[[str], None]) -> None:
-    """Archive what waits for it. `did` is called with the rows of each archive. Raise JobError, after all of them, if some failed."""
+    """Archive what waits for it.
+
+    `did` is called with the rows of each archive. Raise JobError, after all of them, if some failed.
+    """
     if rows(conn, "keeps boolean", "SELECT pgvigil.keeps_archive()") != [(True,)]:
         did(0, "no retention policy that is in use has keep_archive")
         return

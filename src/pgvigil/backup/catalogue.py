@@ -101,8 +101,8 @@ def _is_held(part: Path) -> bool:
 def prune(directory: Path, keep_days: float, *, of: tuple[str, str] | None = None) -> Pruned:
     """Delete older backups, of one origin only if given, and the files of killed processes.
 
-    The newest full backup of each database, and the newest that a restore has verified, are kept whatever their age; so is
-    a backup that is being made or read. Raise BackupError.
+    The newest full backup of each database, and the newest that a restore has verified, are kept whatever their age; so
+    is a backup that is being made or read. Raise BackupError.
     """
     entries = [
         entry

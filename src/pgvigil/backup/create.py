@@ -125,8 +125,8 @@ def take(
 ) -> Backup:
     """Make the backup in `directory` (mode 0600), verify it, and write its manifest beside it.
 
-    Raise BackupError, and then leave neither archive nor manifest nor scratch database behind. Raise PreconditionError if
-    the verification would run other roles' code as a superuser and `run_owner_code` does not allow it.
+    Raise BackupError, and then leave neither archive nor manifest nor scratch database behind. Raise PreconditionError
+    if the verification would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     if proof == "restore" and kind != "command":
         owner_code.require_consent_for(

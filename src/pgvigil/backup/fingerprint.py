@@ -37,7 +37,8 @@ class Extension:
 
 
 def pin(conn: psycopg.Connection) -> list[database.Hidden]:
-    """Apply settings so that the same values print as the same text in any database, and a killed process leaves no query behind.
+    """Apply settings so that the same values print as the same text in any database, and a killed process leaves no
+    query behind.
 
     Rows that policies hide raise an error. Return the tables for which they may.
     """

@@ -28,7 +28,10 @@ def require_consent_for(conn: psycopg.Connection, agreed: bool, *, otherwise: st
 def require_consent(
     conn: psycopg.Connection, owners: Iterable[str] | None, agreed: bool, *, system_identifier: str, otherwise: str = ""
 ) -> None:
-    """Require consent for an archive whose objects belong to these roles, on the server of `conn`. Raise PreconditionError (exit 4)."""
+    """Require consent for an archive whose objects belong to these roles, on the server of `conn`.
+
+    Raise PreconditionError (exit 4).
+    """
     row = conn.execute("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").fetchone()
     elsewhere = "" if row == (system_identifier,) else "the backup was taken on another server"
     if owners is None:
@@ -37,8 +40,10 @@ def require_consent(
 
 
 def require_plain_reading(conn: psycopg.Connection, agreed: bool) -> None:
-    """Require consent to read the tables of `conn` where a table's indexes or CHECKs call functions of others, which planning a query
-    runs. pg_dump copies tables without such a plan; the fingerprints are queries. Raise PreconditionError (exit 4).
+    """Require consent to read the tables of `conn` where a table's indexes or CHECKs call functions of others, which
+    planning a query runs. pg_dump copies tables without such a plan; the fingerprints are queries.
+
+    Raise PreconditionError (exit 4).
     """
     if agreed or conn.execute("SELECT pg_catalog.current_setting('is_superuser')").fetchone() != ("on",):
         return

@@ -38,9 +38,9 @@ ELSEWHERE = "Free space, or choose another directory with --backup-dir. Nothing 
 def find_tool(name: str, server_major: int) -> tuple[Path, str]:
     """Return the client program that can serve this server, and its version.
 
-    PGVIGIL_PG_BIN names the only directory searched; without it: the one on PATH, the newest installed by Debian's packages,
-    the embedded server's. The first that is not older than the server is used.
-    Raise BackupError if there is none, or if the one that PATH or PGVIGIL_PG_BIN names does not run.
+    PGVIGIL_PG_BIN names the only directory searched; without it: the one on PATH, the newest installed by Debian's
+    packages, the embedded server's. The first that is not older than the server is used. Raise BackupError if there is
+    none, or if the one that PATH or PGVIGIL_PG_BIN names does not run.
     """
     chosen = os.environ.get("PGVIGIL_PG_BIN")
     on_path = shutil.which(name)

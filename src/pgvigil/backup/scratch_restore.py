@@ -60,9 +60,9 @@ def verify(
 ) -> Proved:
     """Restore an archive into a scratch database, compare it, run its integrity report, and drop it.
 
-    `schema` is an archive of the live schema only, dumped from the same snapshot, or else the archive itself; no `tables`
-    means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this server.
-    Raise RestoreError, and UnequalError if the copy differs.
+    `schema` is an archive of the live schema only, dumped from the same snapshot, or else the archive itself; no
+    `tables` means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this
+    server. Raise RestoreError, and UnequalError if the copy differs.
     """
     with scratch(conn, target, archive, "pgvigil_verify", log, written_by=written_by) as there:
         log("comparing")

@@ -105,12 +105,14 @@ def swap(
     refuse_newer: Callable[[], None] | None,
     rename: Rename,
 ) -> tuple[str, float]:
-    """Rename the live database to `kept` and the new one to its name, in one transaction, each by `rename` (see rename_in_use).
+    """Rename the live database to `kept` and the new one to its name, in one transaction, each by `rename` (see
+    rename_in_use).
 
-    Return the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken meanwhile.
+    Return the seconds it took, after the name that the replaced database has now: `kept`, unless that was taken
+    meanwhile.
 
-    With `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and stay
-    locked until all other sessions have ended: no row can be written in between.
+    With `refuse_newer`, the tables are locked against writing while they are compared with the backup a last time, and
+    stay locked until all other sessions have ended: no row can be written in between.
     """
     with database.connect(maintenance, "restore (swap)") as helper:
         if refuse_newer:

@@ -36,8 +36,9 @@ _ENDED_BY_A_LIMIT = re.compile("due to .* timeout|closed the connection unexpect
 
 
 def connect(target: Target, purpose: str, *, wait: float = 0, within: float = 10.0) -> psycopg.Connection:
-    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`. A pooler has `within`
-    seconds to give a session.
+    """Open a connection of a command or a job: as `open_connection`, with the session pinned to `SESSION`.
+
+    A pooler has `within` seconds to give a session.
 
     Raise PoolerError if a pooler gives each transaction another backend; then nothing was set in any of them.
     """
@@ -84,8 +85,8 @@ def _pinned(conn: psycopg.Connection, within: float) -> psycopg.Connection:
 def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg.Connection:
     """Open an autocommit connection named `pgvigil <purpose>`; try for `wait` seconds while no server answers.
 
-    No setting is changed in its session, so it may go through any pooler: it is for the application's side. Raise ConnectError
-    with libpq's message and what to do about it.
+    No setting is changed in its session, so it may go through any pooler: it is for the application's side. Raise
+    ConnectError with libpq's message and what to do about it.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -117,8 +118,10 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
 
 
 def pin_session(conn: psycopg.Connection, within: float) -> None:
-    """Set the settings that a command or a job relies on. Raise as `connect` does, and OperationalError if there is no answer in
-    `within` seconds: a pooler has accepted the connection, and has no server to give.
+    """Set the settings that a command or a job relies on.
+
+    Raise as `connect` does, and OperationalError if there is no answer in `within` seconds: a pooler has accepted the
+    connection, and has no server to give.
     """
     pinned = answer(conn, _PIN, within, *SESSION.values(), str(conn.info.backend_pid))
     if pinned is None:

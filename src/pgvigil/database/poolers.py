@@ -22,11 +22,12 @@ WHO = "SELECT pg_catalog.pg_backend_pid()"
 
 
 def require_session(conn: psycopg.Connection) -> None:
-    """Check a connection through an intermediary, which reported another process than the one that answers. Raise
-    PoolerError unless the connection keeps its backend from one transaction to the next.
+    """Check a connection through an intermediary, which reported another process than the one that answers.
 
-    An idle pool gives its only client the same backend each time, so a second connection begins a transaction: if backends
-    are shared, it takes the first one's, and the first gets another one, or has to wait.
+    Raise PoolerError unless the connection keeps its backend from one transaction to the next.
+
+    An idle pool gives its only client the same backend each time, so a second connection begins a transaction: if
+    backends are shared, it takes the first one's, and the first gets another one, or has to wait.
     """
     ours = backend(conn, WHO, _ANSWERS_WITHIN)
     try:

@@ -60,7 +60,8 @@ class Hidden:
 
 
 def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
-    """Turn row security on in this session if in these schemas it shows all rows; otherwise reading such a table raises an error.
+    """Turn row security on in this session if in these schemas it shows all rows; otherwise reading such a table raises
+    an error.
 
     Return the tables and roles for which rows may be hidden.
     """

@@ -32,7 +32,10 @@ def page(
     limit: int,
     offset: int,
 ) -> Query:
-    """Select executions, the newest first, and one more than `limit` if there are more. Raise ValueError for a cursor."""
+    """Select executions, the newest first, and one more than `limit` if there are more.
+
+    Raise ValueError for a cursor.
+    """
     conditions: list[str] = []
     values: list[Any] = []
     for condition, value in (

@@ -96,7 +96,9 @@ class ExecutionTracker:
     async def log_execution(
         self, query: str, database_type: str, status: str = "success", **details: Unpack[Details]
     ) -> int:
-        """Write one execution now and return its id in the database. A known execution_id returns the id of its existing row.
+        """Write one execution now and return its id in the database.
+
+        A known execution_id returns the id of its existing row.
 
         Raise ValueError or TypeError for values that cannot be stored, and psycopg.Error and ConnectError unchanged.
         """
@@ -136,8 +138,8 @@ class ExecutionTracker:
             @tracker.track_execution(lambda sql, _: sql, "postgresql", user_id=lambda _, user: user)
 
         The exception decides the status and is always passed on: timeout (an exception of that kind, SQLSTATE 57014),
-        failed (the engine's error), error (any other, also CancelledError). Raise ValueError or TypeError at once for values
-        that cannot be stored, and nothing later.
+        failed (the engine's error), error (any other, also CancelledError). Raise ValueError or TypeError at once for
+        values that cannot be stored, and nothing later.
         """
         fixed = {name: value for name, value in details.items() if not callable(value)}
         records.execution("" if callable(query) else query, database_type, **fixed)

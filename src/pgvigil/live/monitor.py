@@ -74,7 +74,8 @@ class SessionPerformanceMonitor:
     # --- by itself ---------------------------------------------------------------------------------------------------
 
     def attach(self, session_factory: Any = None, engine: Any = None, *, pool: str = "default") -> Undo:
-        """Count the sessions of a factory, and the pool of an engine under the name `pool`, until the callable returned is called.
+        """Count the sessions of a factory, and the pool of an engine under the name `pool`, until the callable returned
+        is called.
 
         Raise TypeError for anything but a factory, ValueError for one that another monitor counts. Again does nothing.
         """

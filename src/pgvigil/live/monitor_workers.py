@@ -103,7 +103,10 @@ def read(connection: psycopg.Connection[Any], application: str | None = None) ->
 
 
 def set_logging(connection: psycopg.Connection[Any], application: str, seconds: float) -> str:
-    """Have the workers log their summary at this interval; 0: no longer. What was done. Raise NoWorkerError, UsageError."""
+    """Have the workers log their summary at this interval; 0: no longer.
+
+    What was done. Raise NoWorkerError, UsageError.
+    """
     if seconds and not 1 <= seconds <= 86_400:
         raise UsageError(
             f"--interval {seconds:g}: 1 to 86400 seconds are possible, or 0 to end it", "Give another one."

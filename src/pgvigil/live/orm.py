@@ -40,10 +40,12 @@ _created: ContextVar[tuple[int, int]] = ContextVar("pgvigil_created", default=(0
 
 
 def session_class(factory: Any) -> tuple[type[Session], Undo]:
-    """The class of the sessions that a factory makes, and how to undo what had to be set for that. Raise TypeError for others.
+    """The class of the sessions that a factory makes, and how to undo what had to be set for that.
 
-    Taken are a sessionmaker, an async_sessionmaker, a scoped_session of either, whatever has one as `session_factory` or `session`
-    (flask-sqlalchemy's `db`), and a subclass of Session.
+    Raise TypeError for others.
+
+    Taken are a sessionmaker, an async_sessionmaker, a scoped_session of either, whatever has one as `session_factory`
+    or `session` (flask-sqlalchemy's `db`), and a subclass of Session.
     """
     seen = 0
     # An application that has such a factory has imported the module. Without greenlet, which is not everywhere, it cannot be imported.
@@ -82,7 +84,10 @@ def _class_for_async(factory: async_sessionmaker[Any]) -> tuple[type[Session], U
 
 
 def watch_sessions(cls: type[Session], counts: Counts) -> Undo:
-    """Count the sessions of this class, and their units of work; again does nothing. Raise ValueError if another monitor does so."""
+    """Count the sessions of this class, and their units of work; again does nothing.
+
+    Raise ValueError if another monitor does so.
+    """
     if vars(cls).get(_MONITORED) is counts:
         return lambda: None
     if _MONITORED in vars(cls):

@@ -138,7 +138,10 @@ class Recorder:
         labels: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to system_metrics. Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values."""
+        """Append one row to system_metrics.
+
+        Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values.
+        """
         self._queue.append(records.metric(name, value, type, labels, at))  # not self.append: this is what a call costs
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)
@@ -153,7 +156,10 @@ class Recorder:
         metadata: dict[str, Any] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Append one row to performance_logs. Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values."""
+        """Append one row to performance_logs.
+
+        Blocks only if on_full is "wait". Raise only ValueError or TypeError, for bad values.
+        """
         self._queue.append(records.performance(operation, duration_ms, success, session_id, metadata, at))
         if len(self._queue) > self._alert:
             self._alarm(self._max_wait)

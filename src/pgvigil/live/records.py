@@ -93,7 +93,10 @@ def performance(
     metadata: dict[str, Any] | None,
     at: datetime | None,
 ) -> Item:
-    """Return an item for performance_logs. Raise ValueError or TypeError for bad values. Durations are rounded to milliseconds."""
+    """Return an item for performance_logs.
+
+    Raise ValueError or TypeError for bad values. Durations are rounded to milliseconds.
+    """
     operation = _checked_name("the name of the operation", operation)
     if isinstance(duration_ms, bool) or not isinstance(duration_ms, int | float):
         raise TypeError(
@@ -135,7 +138,10 @@ def execution(
     request_metadata: dict[str, Any] | None = None,
     response_metadata: dict[str, Any] | None = None,
 ) -> Item:
-    """Return an item for query_executions, with secrets removed. Raise ValueError or TypeError for values that it would refuse."""
+    """Return an item for query_executions, with secrets removed.
+
+    Raise ValueError or TypeError for values that it would refuse.
+    """
     if not isinstance(query, str):
         raise TypeError(f"query must be a string, not {type(query).__name__}")
     database_type = _checked_name("database_type", database_type, 50)

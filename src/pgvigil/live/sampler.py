@@ -50,9 +50,9 @@ class SamplerStats:
 class Sampler:
     """A sampler of the database of `url`: one sample every `every` seconds, in its own thread, until `close()`.
 
-    The login role needs pgvigil_admin, because the sampler reads the statements of all roles. Raise ValueError for an interval
-    of more than 30 seconds, UsageError for a URL that cannot be read, and nothing later: failures are counted, and the next
-    sample is taken as usual.
+    The login role needs pgvigil_admin, because the sampler reads the statements of all roles. Raise ValueError for an
+    interval of more than 30 seconds, UsageError for a URL that cannot be read, and nothing later: failures are counted,
+    and the next sample is taken as usual.
     """
 
     def __init__(self, url: str | database.Target, *, every: float = 5.0) -> None:

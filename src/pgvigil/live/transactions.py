@@ -94,9 +94,10 @@ def create_session(
 ) -> CreatedSession:
     """Create a session with its first context row (sequence_number 1): both or neither.
 
-    Raise the driver's own errors, such as a unique violation for a duplicate key; ValueError for an expires_at without a
-    time zone, and for metadata that jsonb cannot hold; TypeError for a target that is neither a psycopg connection nor a
-    SQLAlchemy connection or engine; PreconditionError if a trigger of the application skips the row, or a pooler refuses transactions.
+    Raise the driver's own errors, such as a unique violation for a duplicate key; ValueError for an expires_at without
+    a time zone, and for metadata that jsonb cannot hold; TypeError for a target that is neither a psycopg connection
+    nor a SQLAlchemy connection or engine; PreconditionError if a trigger of the application skips the row, or a pooler
+    refuses transactions.
     """
     if expires_at is not None and expires_at.tzinfo is None:
         raise ValueError(
@@ -131,13 +132,14 @@ def create_session(
 
 
 def batch(target: Target, operations: Iterable[tuple[str, Callable[[Any], object]]]) -> list[OperationResult]:
-    """Run operations in one transaction, each in a savepoint: the writes of a failed one are undone, the others are kept.
+    """Run operations in one transaction, each in a savepoint: the writes of a failed one are undone, the others are
+    kept.
 
     operations  pairs of a name and a function, which is called with the connection and neither commits nor rolls back
 
-    Return one result each, in their order. Raise any error that ended the whole transaction, which then keeps nothing: a lost
-    connection, a serialization failure (SQLSTATE 40001: run the whole batch again), an error of the commit; TypeError as
-    create_session.
+    Return one result each, in their order. Raise any error that ended the whole transaction, which then keeps nothing:
+    a lost connection, a serialization failure (SQLSTATE 40001: run the whole batch again), an error of the commit;
+    TypeError as create_session.
     """
     results: list[OperationResult] = []
     with _transaction(target) as connection:

@@ -192,8 +192,8 @@ class Writer:
     def write(self, make: Callable[[], Batch], before_commit: Callable[[Probe], None] | None = None) -> None:
         """Write all rows of the batch or none. The batch may have to be made twice.
 
-        Raise BadRow, Unavailable, Uncertain, and errors of making the batch. `before_commit` gets the probe while all can
-        still be undone.
+        Raise BadRow, Unavailable, Uncertain, and errors of making the batch. `before_commit` gets the probe while all
+        can still be undone.
         """
         try:
             self._write(make(), before_commit, add=False)

@@ -38,10 +38,11 @@ def create(
 
 
 def verify(target: Target, archive: Path, log: Reporter, *, run_owner_code: bool = False) -> Backup:
-    """Restore an archive into a scratch database on the server of `target`, compare it, and write the result into its manifest.
+    """Restore an archive into a scratch database on the server of `target`, compare it, and write the result into its
+    manifest.
 
-    Raise BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not. Raise
-    PreconditionError if that would run other roles' code as a superuser and `run_owner_code` does not allow it.
+    Raise BackupError. If the backup differs, the manifest says so too; if it could not be restored at all, it does not.
+    Raise PreconditionError if that would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     archive = Path(os.path.realpath(archive))  # a link is followed only once, and never fails by itself
     path = archive.with_suffix(".json")

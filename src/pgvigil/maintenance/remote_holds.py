@@ -17,7 +17,10 @@ VALID_FOR = "1 hour"  # six times of job holds: after that, nothing is dropped t
 
 
 def push(conn: psycopg.Connection, url: str) -> int:
-    """Say which sessions are held, all of them; return how many. Raise JobError, ConnectError: retention there stops soon after."""
+    """Say which sessions are held, all of them; return how many.
+
+    Raise JobError, ConnectError: retention there stops soon after.
+    """
     held = [session for (session,) in rows(conn, "id uuid", "SELECT DISTINCT session_id FROM pgvigil.legal_holds")]
     everything = bool(rows(conn, "hold boolean", "SELECT k.hold FROM pgvigil.days_kept() k")[0][0])
     source = "/".join(origin(conn))

@@ -86,7 +86,10 @@ class Chain(ABC):
     def open(
         self, conn: psycopg.Connection, asked_schema: str | None, migrations: list[Migration], accepted: Collection[str]
     ) -> tuple[str, State, list[str]]:
-        """Return the schema, the ledger and warnings; set the connection up. Raise PreconditionError for a database this cannot work on."""
+        """Return the schema, the ledger and warnings; set the connection up.
+
+        Raise PreconditionError for a database this cannot work on.
+        """
 
     @abstractmethod
     def read(self, conn: psycopg.Connection) -> State:
@@ -102,7 +105,10 @@ class Chain(ABC):
 
     @abstractmethod
     def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
-        """Make a change. Raise MigrationError by file and line, or psycopg's LockNotAvailable; what ran in a transaction is rolled back."""
+        """Make a change.
+
+        Raise MigrationError by file and line, or psycopg's LockNotAvailable; what ran in a transaction is rolled back.
+        """
 
     @abstractmethod
     def require_reversible(self, to_revert: list[Migration]) -> None:

@@ -146,8 +146,10 @@ def drop_if_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> 
 
 
 def stays_invalid(conn: psycopg.Connection, name: str, policy: WaitPolicy) -> bool:
-    """Return true if an index is there, INVALID, and nobody is building it. A build that still runs, in the backend of a client
-    that is gone perhaps, is waited for, because it may yet come out valid.
+    """Return true if an index is there, INVALID, and nobody is building it.
+
+    A build that still runs, in the backend of a client that is gone perhaps, is waited for, because it may yet come out
+    valid.
 
     Raise LockedError, naming the builder, when that takes too long.
     """

@@ -52,7 +52,10 @@ class State:
 
 
 def read(conn: psycopg.Connection) -> State:
-    """The ledger, or an empty state where there is none. Raise PreconditionError or ConnectError where code of others would run."""
+    """The ledger, or an empty state where there is none.
+
+    Raise PreconditionError or ConnectError where code of others would run.
+    """
     if _scalar(
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):

@@ -16,7 +16,10 @@ _RECORDED = re.compile(
 
 
 def check() -> list[str]:
-    """Return the faults of the files of this checkout, one sentence each. Raise UsageError for a broken spec or migration."""
+    """Return the faults of the files of this checkout, one sentence each.
+
+    Raise UsageError for a broken spec or migration.
+    """
     load_spec(project.SPEC)
     migrations = files.load(project.MIGRATIONS)
     faults = []

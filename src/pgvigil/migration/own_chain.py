@@ -1,4 +1,6 @@
-"""The chain of pgvigil itself: scripts/migrations, recorded by Alembic and in pgvigil.migrations, beside the session application's tables."""
+"""The chain of pgvigil itself: scripts/migrations, recorded by Alembic and in pgvigil.migrations, beside the session
+application's tables.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ from pgvigil.migration.trace import Trace, current_trace
 def run(
     conn: psycopg.Connection, path: Path, statement: Statement, text: str, execute: Callable[[str], object]
 ) -> None:
-    """Execute `text`, which a statement of a file has become. Raise MigrationError by file and line; a lock that was not granted
-    in time, a deadlock and a cancelled statement stay errors of psycopg: the caller may try again.
+    """Execute `text`, which a statement of a file has become.
+
+    Raise MigrationError by file and line; a lock that was not granted in time, a deadlock and a cancelled statement
+    stay errors of psycopg: the caller may try again.
     """
     try:
         with current_trace.get(Trace()).statement(conn, path.name, statement):

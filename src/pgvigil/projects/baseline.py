@@ -21,7 +21,8 @@ class Baseline:
 
 
 def baseline(target: Target, chain: ProjectChain, at: str, log: Reporter, *, force: bool, lock_wait: float) -> Baseline:
-    """Record the files up to `at` as being in, if the schema is what they make; with `force` whatever it is, and by whom.
+    """Record the files up to `at` as being in, if the schema is what they make; with `force` whatever it is, and by
+    whom.
 
     Raise PreconditionError, and then nothing is recorded.
     """

@@ -41,7 +41,10 @@ class Checked:
 
 @contextmanager
 def throw_away() -> Iterator[psycopg.Connection]:
-    """A connection to an empty database of a server of its own. Raise UsageError where no PostgreSQL is installed for that."""
+    """A connection to an empty database of a server of its own.
+
+    Raise UsageError where no PostgreSQL is installed for that.
+    """
     found = any_binaries()
     if found is None:
         raise UsageError(

@@ -81,7 +81,9 @@ def _is_project(path: Path) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Parse TOML. Raise ValueError, also for a depth that would exhaust the parser: it recurses, and a key of many parts takes
+    """Parse TOML.
+
+    Raise ValueError, also for a depth that would exhaust the parser: it recurses, and a key of many parts takes
     quadratic time.
     """
     if _DEEP_KEY.search(text):

@@ -132,7 +132,10 @@ class Ledger:
     # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def read(self, conn: psycopg.Connection, files: Sequence[ProjectFile]) -> ProjectState:
-        """Return the place of the database among the files. Raise PreconditionError for a dirty golang-migrate, or a ledger that is something else."""
+        """Return the place of the database among the files.
+
+        Raise PreconditionError for a dirty golang-migrate, or a ledger that is something else.
+        """
         ours = self._ours(conn)
         finished = {version for version, row in ours.items() if row.finished}
         there = finished if not self.tool_table else self._of_tool(conn, files, finished)

@@ -269,7 +269,10 @@ class Access:
         return isinstance(self._authorize, Tokens)
 
     async def log_in(self, request: Request, token: str) -> str:
-        """Return the value of a cookie. Raise Problem for what is not a token, and for a peer that has tried too often."""
+        """Return the value of a cookie.
+
+        Raise Problem for what is not a token, and for a peer that has tried too often.
+        """
         self.require_same_origin(request)
         require_json(request)
         peer = request.client.host if request.client else ""

@@ -52,7 +52,10 @@ class PgvigilFlask:
         url_prefix: str = "/pgvigil",
         **options: Any,
     ) -> None:
-        """Set up `app`, see the class. The database is `database_url`, else the recorder's. Raise TypeError if pages have neither."""
+        """Set up `app`, see the class.
+
+        The database is `database_url`, else the recorder's. Raise TypeError if pages have neither.
+        """
         if sessions is not None or engine is not None:
             from pgvigil.live import initialize_performance_monitoring
 

@@ -121,7 +121,10 @@ _ALERTS_OF: Final = ("health", "monitor", "anomalies")
 
 
 async def alerts(sections: Sections, principal: Principal) -> list[dict[str, Any]]:
-    """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last. Raise Problem."""
+    """Return all alerts, the worst first: of checks, of monitored applications, and anomalies that last.
+
+    Raise Problem.
+    """
     checks, monitor, anomalies = await asyncio.gather(*(sections.rows(name) for name in _ALERTS_OF))
     return _alerts(checks.data, monitor.data, anomalies.data, private=principal.role == "admin")
 

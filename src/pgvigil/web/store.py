@@ -183,8 +183,8 @@ class Store:
         """Run `question` in a transaction of its own, read-only unless `writing`, and return its result. Raise Problem.
 
         A reading question may be run twice: an idle connection may turn out to have been ended. `budget` replaces the
-        deadline, for a question that takes longer or has less time. A `bare` question needs no transaction, and keeps to the
-        deadline that it is called with.
+        deadline, for a question that takes longer or has less time. A `bare` question needs no transaction, and keeps
+        to the deadline that it is called with.
         """
         if self._pid != os.getpid():
             _inherited.extend(self._idle)

@@ -48,7 +48,10 @@ class Explanation:
 
 
 def explain(target: Target, statement: str, parameters: Sequence[str]) -> Explanation:
-    """Run the statement once. Raise ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL."""
+    """Run the statement once.
+
+    Raise ConnectError, and the errors of `rolled_back.attempt`, also for a statement without a plan, such as CALL.
+    """
     if rolled_back.first_word(statement) == "explain":
         raise UsageError(
             "the statement is an EXPLAIN, and this command runs EXPLAIN itself",

@@ -24,7 +24,9 @@ class Profile:
 
 
 def profile(target: Target, statement: str, parameters: Sequence[str], iterations: int) -> Profile:
-    """Run the statement `iterations` (at least 1) times on one connection. Raise ConnectError, and the errors of `rolled_back.attempt`.
+    """Run the statement `iterations` (at least 1) times on one connection.
+
+    Raise ConnectError, and the errors of `rolled_back.attempt`.
 
     Nothing is displayed meanwhile: drawing on a terminal would distort the measurement.
     """

@@ -227,7 +227,10 @@ def print_for(conn: Connection, schema: str) -> None:
 
 
 def again_if_changed(conn: Connection, read: Callable[[], T]) -> T:
-    """Return the result of `read`, repeated if the catalog changed meanwhile. Raise ConnectError if it will not hold still."""
+    """Return the result of `read`, repeated if the catalog changed meanwhile.
+
+    Raise ConnectError if it will not hold still.
+    """
     for last in (False, False, True):
         try:
             return read()

@@ -25,7 +25,9 @@ def from_parent(ref: ObjectRef, objects: Objects) -> Iterator[ObjectRef]:
 
 
 def is_parents_change(ref: ObjectRef, key: str, pair: tuple[Any, Any], expected: Objects, found: Objects) -> bool:
-    """Return true if an attribute of a column differs just as it does in a parent; `pair` is what is expected and what is there."""
+    """Return true if an attribute of a column differs just as it does in a parent; `pair` is what is expected and what
+    is there.
+    """
     return key in _REACHES and any(
         parent in expected and parent in found and (expected[parent].get(key), found[parent].get(key)) == pair
         for parent in from_parent(ref, found)

@@ -125,7 +125,9 @@ def refuses_null(column: ObjectRef, expected: dict[ObjectRef, Attributes], there
 
 
 def reorders(ref: ObjectRef, expected: dict[ObjectRef, Attributes], found: dict[ObjectRef, Attributes]) -> bool:
-    """Return whether a table's columns are the expected ones, in the order that pg_dump gives them, or the other way round."""
+    """Return whether a table's columns are the expected ones, in the order that pg_dump gives them, or the other way
+    round.
+    """
     orders = [of[ref].get("order", []) for of in (expected, found)]
     return sorted(orders[0]) == sorted(orders[1]) and (
         orders[1] == _restored(ref.label, expected) or orders[0] == _restored(ref.label, found)

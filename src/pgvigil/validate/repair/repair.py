@@ -349,7 +349,10 @@ class Repairs:
         )
 
     def change(self, ref: ObjectRef, keys: Iterable[str]) -> str:
-        """The statements that bring the attributes `keys` to what is expected. "" where no SQL is known that does it."""
+        """The statements that bring the attributes `keys` to what is expected.
+
+        "" where no SQL is known that does it.
+        """
         root = self.roots.get(ref, "")
         expected, found = self.expected[ref], self.found.objects[ref]
         keys = list(dict.fromkeys(keys))

@@ -61,7 +61,10 @@ def load(path: Path, cls: type[T]) -> T:
 
 
 def _yaml(text: str) -> yaml.Node | None:
-    """The nodes of a YAML document. Raise RecursionError for a depth at which libyaml's own recursion would end the process."""
+    """The nodes of a YAML document.
+
+    Raise RecursionError for a depth at which libyaml's own recursion would end the process.
+    """
     depth = deepest = 0
     for bracket in _BRACKET.findall(text):
         depth += 1 if bracket in "[{" else -1
