@@ -112,3 +112,14 @@ CREATE TEXT SEARCH DICTIONARY of_two (TEMPLATE = simple, STOPWORDS = 'english', 
 CREATE TABLE coded (note text, code integer PRIMARY KEY);
 CREATE TABLE a_coding (code integer REFERENCES coded, at time);
 CREATE VIEW above AS SELECT latest.name AS of FROM latest;
+CREATE TABLE derived (a integer, b integer GENERATED ALWAYS AS (a * 2) STORED);
+CREATE INDEX derived_b ON derived (b);
+CREATE VIEW derivations AS SELECT derived.b FROM derived;
+CREATE VIEW of_derivations AS SELECT derivations.b FROM derivations;
+CREATE TABLE apart (id integer NOT NULL, day date NOT NULL, note text, kind text, CONSTRAINT kinds CHECK (kind <> ''));
+GRANT UPDATE (a) ON derived TO pg_monitor;
+CREATE OPERATOR #=# (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4eq, COMMUTATOR = #=#);
+CREATE TABLE one_way (id integer PRIMARY KEY, other integer);
+CREATE TABLE other_way (id integer PRIMARY KEY, one integer REFERENCES one_way);
+ALTER TABLE one_way ADD FOREIGN KEY (other) REFERENCES other_way;
+CREATE VIEW both_ways AS SELECT one_way.id, other_way.one FROM one_way, other_way;

@@ -2781,3 +2781,71 @@ GRANT SELECT ON visits TO pg_monitor WITH GRANT OPTION;
 SET LOCAL ROLE pg_monitor;
 GRANT SELECT ON visits TO a_stranger;
 RESET ROLE;
+
+--- expression of a generated column, which views read
+---   from 17
+---   on any schema
+---   different column derived.b
+ALTER TABLE derived ALTER b SET EXPRESSION AS (a * 3);
+
+--- generated column of another type of expression, which views and an index need
+---   on any schema
+---   different column derived.b
+---   perhaps * *deriv*
+DROP VIEW derivations CASCADE;
+ALTER TABLE derived DROP b, ADD b integer GENERATED ALWAYS AS (a * 3) STORED;
+CREATE INDEX derived_b ON derived (b);
+CREATE VIEW derivations AS SELECT derived.b FROM derived;
+CREATE VIEW of_derivations AS SELECT derivations.b FROM derivations;
+
+--- table attached to a partitioned one
+---   on any schema
+---   different table apart
+ALTER TABLE events ATTACH PARTITION apart FOR VALUES FROM ('2030-01-01') TO ('2031-01-01');
+
+--- owner of a table who had rights on its columns
+---   on any schema
+---   different table derived
+ALTER TABLE derived OWNER TO pg_monitor;
+
+--- operator moved that is its own commutator
+---   on any schema
+---   missing operator #=#(integer, integer)
+ALTER OPERATOR #=# (integer, integer) SET SCHEMA "Side";
+
+--- tables dropped that reference one another, and a view of both
+---   on any schema
+---   missing table one_way
+---   missing table other_way
+DROP TABLE one_way, other_way CASCADE;
+
+--- foreign table of another server, which nobody declared
+---   on any schema
+---   different table other_remote
+---   unexpected other server elsewhere
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER wrapped;
+DROP FOREIGN TABLE other_remote;
+CREATE FOREIGN TABLE other_remote (a integer) SERVER elsewhere;
+
+--- range of another subtype
+---   by hand
+---   on any schema
+---   different type span
+DROP TYPE span;
+CREATE TYPE span AS RANGE (SUBTYPE = bigint, MULTIRANGE_TYPE_NAME = spans);
+
+--- enum replaced by a domain
+---   by hand
+---   on any schema
+---   different type "Side"."It"
+---   perhaps * *Side*
+DROP TYPE "Side"."It" CASCADE;
+CREATE DOMAIN "Side"."It" AS text;
+ALTER TABLE "Side".t ADD a "Side"."It" DEFAULT 'a';
+CREATE VIEW "Side".v AS SELECT t.a FROM "Side".t;
+
+--- NOT NULL that is not inherited, and its table, dropped
+---   from 18
+---   on any schema
+---   missing table loose
+DROP TABLE loose;

@@ -118,6 +118,33 @@ def test_what_is_written_of_a_routine_holds_where_a_type_has_a_long_name(conn: A
     conn.execute("DROP SCHEMA far CASCADE")
 
 
+def test_what_is_written_of_a_schema_that_only_has_a_composite_type_is_true_of_it(conn: Any, tmp_path: Path) -> None:
+    bring_pgtap(conn)
+    conn.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; ALTER SCHEMA public OWNER TO pg_database_owner")
+    conn.execute("CREATE TYPE public.pair AS (a integer, b text)")
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, ["public"]))
+    found = tap.run(conn, pgtap.script(load_declaration(path), "public"))
+    assert [one.description for one in found.assertions if not one.ok] == []
+
+
+def test_what_is_written_of_an_invalid_index_holds_without_it(conn: Any, tmp_path: Path) -> None:
+    """pg_dump leaves it out."""
+    bring_pgtap(conn)
+    conn.execute("DROP SCHEMA IF EXISTS unfit CASCADE; CREATE SCHEMA unfit; CREATE TABLE unfit.t (a integer)")
+    conn.execute("CREATE INDEX left_over ON unfit.t (a); CREATE INDEX fit ON unfit.t (a)")
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'unfit.left_over'::regclass")
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_spec(conn, ["unfit"]))
+    script = pgtap.script(load_declaration(path), "unfit")
+    assert [one.description for one in tap.run(conn, script).assertions if not one.ok] == []
+    conn.execute("DROP INDEX unfit.left_over")
+    assert [one.description for one in tap.run(conn, script).assertions if not one.ok] == []
+    conn.execute("CREATE INDEX another ON unfit.t (a)")
+    assert [one.description for one in tap.run(conn, script).assertions if not one.ok] == ["indexes of table t"]
+    conn.execute("DROP SCHEMA unfit CASCADE")
+
+
 @settings(bounded, max_examples=10)
 @given(data=st.data())
 def test_what_is_written_of_any_schema_is_true_of_it(

@@ -117,6 +117,7 @@ _NOT_NULL = f"""'not_null', CASE WHEN nn.conname <> {_USUAL_NOT_NULL} AND (octet
 _NOT_NULL_FROM = """JOIN pg_class k ON k.oid = a.attrelid
 LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum AND nn.conislocal AND NOT nn.connoinherit
                               AND nn.convalidated AND a.attnotnull
+                              AND NOT (k.relispartition AND nn.coninhcount > 0)  -- ATTACH, and so pg_dump, makes it the parent's
 LEFT JOIN pg_description nz ON nz.objoid = nn.oid AND nz.classoid = 'pg_constraint'::regclass AND nz.objsubid = 0
 """
 

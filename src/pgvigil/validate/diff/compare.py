@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         renames,
         unexpected,
     )
-    from pgvigil.validate.repair import ddl, repair
+    from pgvigil.validate.repair import ddl, ddl_routines, repair
     from pgvigil.validate.report import describe
 else:
     sql_text = later("pgvigil.validate.catalog.sql_text")
@@ -56,6 +56,7 @@ else:
     renames = later("pgvigil.validate.diff.renames")
     unexpected = later("pgvigil.validate.diff.unexpected")
     ddl = later("pgvigil.validate.repair.ddl")
+    ddl_routines = later("pgvigil.validate.repair.ddl_routines")
     repair = later("pgvigil.validate.repair.repair")
     describe = later("pgvigil.validate.report.describe")
 
@@ -249,6 +250,10 @@ class Comparison:
         of_column = ref.of is not None and ref.of.of_column  # the sequence of a column is not called by its name
         if root and ref not in relations and not relations & objects.keys() and not of_column:
             return True
+        if expected_type := self._constructs(ref):  # it comes with its type, which is reported
+            return self.expected[expected_type].get("range") != objects.get(expected_type, {}).get("range")
+        if ref.kind == "constraint" and inherited.is_of_wrong_parent(ref, self.expected, objects):
+            return True
         if (parent := made_anew.whole_of(ref, self.expected[ref], self.expected)) in self.expected:
             return parent not in objects
         if ref.of_column:  # of an identity that is not there either
@@ -261,6 +266,19 @@ class Comparison:
         if ref.kind == "grant" and (there := objects.get(of)):
             return ref.grantee == quoted(there.get("owned_by", ""))  # whoever owns it has every right
         return of in self.expected and of not in objects
+
+    def _constructs(self, ref: ObjectRef) -> ObjectRef | None:
+        """The range type that is there, whatever it is now, of which a function should be a constructor."""
+        if not self.expected[ref].get("constructor"):
+            return None
+        for type_, of in self.expected.items():
+            if (
+                "range" in of
+                and type_ in self.found.objects
+                and ref.bare_label in ddl_routines.constructors(type_.label, of)
+            ):
+                return type_
+        return None
 
     def _missing(self, ref: ObjectRef, expected: Attributes, mark: Mark | None) -> None:
         if mark and mark.optional:

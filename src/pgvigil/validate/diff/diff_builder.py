@@ -12,7 +12,7 @@ from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import schema_of
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
-from pgvigil.validate.report.model import KINDS, Finding, Kind, Severity, Unchecked
+from pgvigil.validate.report.model import KINDS, Finding, Kind, Severity, Step, Unchecked
 from pgvigil.validate.spec.declaration import Declaration
 
 if TYPE_CHECKING:
@@ -175,9 +175,10 @@ class DiffBuilder:
             fix, steps = finding.fix, list(finding.steps)
             if entry.fix and finding.severity == "finding":
                 fix = entry.fix([part.key for part in left])
-                pieces = [(entry.ref, fix), *((ref, makers[ref]([])) for ref in also if ref in makers)]
-                steps = fix_script.ordered([(ref, text, False) for ref, text in pieces if text])
-                fix = "\n".join(steps)
+                made = [(entry.ref, fix), *((ref, makers[ref]([])) for ref in also if ref in makers)]
+                pieces = fix_script.ordered([fix_script.Piece(ref, text) for ref, text in made if text])
+                steps = [Step(str(piece.ref), piece.text) for piece in pieces]
+                fix = "\n".join(step.fix for step in steps)
             resolved = replace(
                 finding,
                 expected=finding.expected or "; ".join(part.expected for part in left),
@@ -232,7 +233,7 @@ class DiffBuilder:
         if by == kind == "table":
             return of in (attributes.get("partition_of"), *attributes.get("inherits", ()))
         if by == "type" and attributes.get("constructor"):
-            return ref.bare_label in _constructors(cause, of_cause)
+            return ref.bare_label in ddl_routines.constructors(cause.label, of_cause)
         if by == "sequence" and cause.of_column:
             return False
         if by == "schema":
@@ -262,12 +263,6 @@ def _takes_rows(routine: ObjectRef, attributes: Attributes, relation: re.Pattern
     body = attributes.get("body") or ""
     parsed = body if body.startswith(("BEGIN ATOMIC", "RETURN ")) else ""
     return bool(relation.search(" ".join([routine.signature, str(attributes.get("returns")), parsed])))
-
-
-def _constructors(type_: ObjectRef, attributes: Attributes) -> tuple[str, str]:
-    """Return the names of the functions that come with a range type."""
-    label = type_.label
-    return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", ddl_routines.usual_multirange(label))
 
 
 # Rare kinds whose definitions name others.
@@ -329,9 +324,9 @@ def _without_echoes(findings: list[tuple[ObjectRef, Finding]]) -> Iterator[Findi
     for ref, finding in findings:
         if finding.severity == "finding" and ref.comment in at_fault:
             again = at_fault[ref.comment].fix
-            more = [again] if again and finding.fix and again not in finding.fix else []
-            steps = (*(finding.steps or (finding.fix,)), *more)
-            fix = "\n".join([finding.fix, *more])
+            more = [Step(str(ref.comment), again)] if again and finding.fix and again not in finding.fix else []
+            steps = (*finding.parts, *more)
+            fix = "\n".join([finding.fix, *(step.fix for step in more)])
             yield replace(finding, also=(*finding.also, ref.comment.path), fix=fix, steps=steps)
         elif ref.commented not in at_fault:
             yield finding

@@ -60,6 +60,18 @@ def is_change_of_type(root: str, expected: Objects, found: Objects, key: str = "
     )
 
 
+def is_of_wrong_parent(ref: ObjectRef, expected: Objects, found: Objects) -> bool:
+    """Return whether a part of a table is as it is because that was attached where it should not be: DETACH gives it back."""
+    of, there = (objects.get(table(ref.relation), {}) for objects in (expected, found))
+    parent = there.get("partition_of")
+    if not parent or not of or of.get("partition_of") == parent:
+        return False
+    if ref in found:
+        return "attached" in found[ref]
+    same = found.get(ObjectRef.on("constraint", parent, ref.name), {})
+    return ref.kind == "constraint" and same.get("definition") == expected[ref]["definition"]
+
+
 def is_left_by_parent(ref: ObjectRef, expected: Objects, found: Objects) -> bool:
     """Return whether a constraint became a table's own when that left its parent: to come back, it needs it."""
     if ref.kind != "constraint":

@@ -76,9 +76,17 @@ def _under_other_names(findings: list[Found], whole_of: dict[ObjectRef, ObjectRe
 def _as_one(whole: ObjectRef, parts: list[Finding]) -> Finding:
     names = dict.fromkeys(part.object for part in parts)
     found = "; ".join(f"{part.object}: {part.found}" for part in parts)
-    steps = tuple(step for part in parts for step in (part.steps or (part.fix,)) if step)
+    steps = tuple(step for part in parts for step in part.parts if step.fix)
     expected = f"its parts {', '.join(names)}"
-    return Finding("different", whole.path, expected, found, fix="\n".join(steps), also=tuple(names), steps=steps)
+    return Finding(
+        "different",
+        whole.path,
+        expected,
+        found,
+        fix="\n".join(step.fix for step in steps),
+        also=tuple(names),
+        steps=steps,
+    )
 
 
 def _outermost(part: ObjectRef, whole_of: dict[ObjectRef, ObjectRef]) -> ObjectRef:

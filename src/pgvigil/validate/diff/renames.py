@@ -221,6 +221,8 @@ class Search:
             return False
         if kind == "rule":
             there = _as_rule(there, expected)
+        if kind == "operator":
+            there = _as_operator(there, other, ref)
         keys = {key for key in {**expected, **there} if key not in _APART and self._counts(ref, key)}
         if expected.get("attached") and self._alike("attached", expected["attached"], there.get("attached")):
             keys -= {"with", "tablespace", "valid"}  # no partition has two parts of one index
@@ -300,6 +302,10 @@ class Search:
                 self._move(right, ObjectRef.right(right.kind, ref, right.grantee), self.found.roots[right])
             if kind == "rule":
                 self.found.objects[ref] = _as_rule(self.found.objects[ref], self.expected[ref])
+            if kind == "operator":
+                self.found.objects[ref] = _as_operator(self.found.objects[ref], other, ref)
+                word = re.compile(rf"(?<![-+*/<>=~!@#%^&|`?.]){re.escape(_operator(other))}(?![-+*/<>=~!@#%^&|`?])")
+                self.words.append((word, _operator(ref), None, ""))
             if kind == "column":
                 self._reorder(root, other.name, ref.name)
                 self._move_below(root, other.name, ref.name)
@@ -489,6 +495,17 @@ def _as_rule(there: Attributes, expected: Attributes) -> Attributes:
     if head := _RULE.match(expected["definition"]):
         return there | {"definition": _RULE.sub(lambda _: head[0], there["definition"], count=1)}
     return there
+
+
+def _operator(ref: ObjectRef) -> str:
+    """As another operator names it."""
+    return f"OPERATOR({ref.schema}.{ref.name})" if ref.schema else ref.name
+
+
+def _as_operator(there: Attributes, other: ObjectRef, ref: ObjectRef) -> Attributes:
+    """An operator under the name that another has, where it is its own commutator."""
+    renamed = {_operator(other): _operator(ref)}
+    return there | {"definition": {key: renamed.get(value, value) for key, value in there["definition"].items()}}
 
 
 def _in_schema(ref: ObjectRef, old: ObjectRef, name: str, word: re.Pattern[str]) -> ObjectRef:

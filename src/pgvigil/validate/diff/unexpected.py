@@ -13,12 +13,13 @@ from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import DiffBuilder
 
 if TYPE_CHECKING:
-    from pgvigil.validate.diff import inherited
+    from pgvigil.validate.diff import inherited, made_anew
     from pgvigil.validate.repair import ddl_relations
     from pgvigil.validate.repair.repair import Repairs
     from pgvigil.validate.report import describe
 else:
     inherited = later("pgvigil.validate.diff.inherited")
+    made_anew = later("pgvigil.validate.diff.made_anew")
     ddl_relations = later("pgvigil.validate.repair.ddl_relations")
     describe = later("pgvigil.validate.report.describe")
 
@@ -70,6 +71,8 @@ class Unexpected:
                 continue
             if inherited.is_left_by_parent(ref, self.expected, objects) or ref.of in unexpected:
                 continue
+            if inherited.is_of_wrong_parent(ref, self.expected, objects) or self._completes_invalid(ref):
+                continue
             if (
                 kind == "constraint"
                 and attributes["definition"].startswith("NOT NULL")
@@ -103,6 +106,13 @@ class Unexpected:
             self.builder.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))
         if not self.declaration.complete:
             self._row_security()
+
+    def _completes_invalid(self, ref: ObjectRef) -> bool:
+        """Return true of what a partition has of an index that the spec records as INVALID: with all of them it is valid."""
+        whole = made_anew.whole_of(ref, self.found.objects[ref], self.found.objects)
+        while whole is not None and self.expected.get(whole, {}).get("valid") is not False:
+            whole = made_anew.whole_of(whole, self.found.objects.get(whole, {}), self.found.objects)
+        return whole is not None
 
     def _is_identity(self, sequence: ObjectRef) -> bool:
         """A sequence that is there for an identity or a column that should not be: reported with it."""

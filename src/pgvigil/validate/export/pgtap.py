@@ -242,7 +242,7 @@ class _Writer:
                 f"ARRAY[{enabled}, {forced}]".lower(),
                 f"row security of {label}",
             )
-        yield from self._unlike_others(label, said)
+        yield from self._unlike_others(label, said, of_parent="partition_of" in attributes)
         options = [
             f"{key}={value}" for key, value in attributes.get("with", {}).items() if not key.startswith("toast.")
         ]
@@ -253,9 +253,14 @@ class _Writer:
             return
         constraints = {self._bare(name): attributes["definition"] for name, attributes in self._on(label, "constraint")}
         under = [name for name, definition in constraints.items() if definition.startswith(_INDEXED)]
+        invalid = {self._bare(name) for name, of in self._on(label, "index") if of.get("valid") is False}
+        indexes = [name for name in self._listed(label, "index") + under if name not in invalid]
+        if invalid:  # pg_dump leaves those out
+            found = f"pg_temp.indexes_of({self._relation(label)}, {_texts(sorted(invalid))})"
+            yield f"is({found}, {_texts(sorted(indexes))}, {text(f'indexes of {said}')})"
         for kind, names in (
             ("columns", self._listed(label, "column")),
-            ("indexes", self._listed(label, "index") + under),
+            *([] if invalid else [("indexes", indexes)]),
             ("triggers", self._listed(label, "trigger")),
             ("rules", self._listed(label, "rule")),
             ("policies", self._listed(label, "policy")),
@@ -264,11 +269,11 @@ class _Writer:
         found = f"pg_temp.constraints_of({self._relation(label)})"
         yield f"is({found}, {_texts(sorted(constraints))}, {text(f'constraints of {said}')})"
 
-    def _unlike_others(self, label: str, said: str) -> Iterator[str]:
+    def _unlike_others(self, label: str, said: str, *, of_parent: bool) -> Iterator[str]:
         names, unlike = [], []
         for column, attributes in self._on(label, "column"):
             names.append(name := self._bare(column))
-            filled = {"ALWAYS": "a", "BY DEFAULT": "d"}.get(attributes.get("identity", ""), "")
+            filled = "" if of_parent else {"ALWAYS": "a", "BY DEFAULT": "d"}.get(attributes.get("identity", ""), "")
             if attributes.get("generated"):
                 filled = "v" if attributes.get("virtual") else "s"
             collation = f"COLLATE {last_name(attributes['collation'])}" if attributes.get("collation") else ""
@@ -345,11 +350,15 @@ class _Writer:
         schema, _ = self._names(root)
         index = f"to_regclass({text(f'{_quoted(schema)}.{ref.name}')})"
         said = one_line(ref.path)
-        yield f"has_index({self._pair(root)}, {text(self._bare(ref.name))}, {text(said)})"
-        yield self._means(
+        has = f"has_index({self._pair(root)}, {text(self._bare(ref.name))}, {text(said)})"
+        means = self._means(
             f"pg_temp.index_shape({index})", attributes["definition"], root, "index", f"definition of {said}"
         )
-        if "valid" not in attributes:  # one that is declared INVALID may be either
+        if "valid" in attributes:  # one that is declared INVALID may be either, and is not there after a restore
+            skipped = text(f"{said} is INVALID, and declared so")
+            yield f"CASE WHEN {index} IS NULL THEN skip({skipped}, 1) ELSE {means} END"
+        else:
+            yield from (has, means)
             yield f"ok((SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = {index}), {text(f'{said} is valid')})"
 
     def _trigger(self, ref: ObjectRef, root: str, attributes: Attributes, _mark: Mark) -> Iterator[str]:

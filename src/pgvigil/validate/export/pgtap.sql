@@ -4,9 +4,10 @@
 BEGIN READ WRITE;
 SET LOCAL client_min_messages = warning;
 DO $search_path$ BEGIN
-    PERFORM set_config('search_path', concat_ws(', ', {schema}, (
+    -- pgTAP's first: a schema may have a function ok() of its own.
+    PERFORM set_config('search_path', concat_ws(', ', (
         SELECT quote_ident(n.nspname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE p.proname = 'no_plan' AND p.pronargs = 0 LIMIT 1)), true);
+        WHERE p.proname = 'no_plan' AND p.pronargs = 0 LIMIT 1), {schema}), true);
 END $search_path$;
 
 -- One test, in a savepoint of its own: an error in it, as of something that is missing, is its own failure and no other's.
@@ -25,9 +26,9 @@ CREATE FUNCTION pg_temp.usual_owner(schemas text[], named text[]) RETURNS text L
     WITH covered AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = ANY (schemas))
     SELECT pg_get_userbyid(o.owner)::text FROM (
         SELECT tableoid, oid, relowner AS owner, relnamespace AS within FROM pg_class
-        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
         UNION ALL SELECT tableoid, oid, proowner, pronamespace FROM pg_proc
-        UNION ALL SELECT tableoid, oid, typowner, typnamespace FROM pg_type WHERE typtype IN ('e', 'd', 'r')
+        UNION ALL SELECT tableoid, oid, typowner, typnamespace FROM pg_type WHERE typtype IN ('e', 'd', 'r', 'b', 'p') AND typcategory <> 'A'
         UNION ALL SELECT tableoid, oid, oprowner, oprnamespace FROM pg_operator
         UNION ALL SELECT tableoid, oid, opcowner, opcnamespace FROM pg_opclass
         UNION ALL SELECT tableoid, oid, opfowner, opfnamespace FROM pg_opfamily
@@ -60,13 +61,15 @@ CREATE FUNCTION pg_temp.default_of(relation text, name text) RETURNS text LANGUA
 $$;
 
 -- Which of the named columns are filled by the server (pg_attribute.attidentity, attgenerated) or have a collation of their own.
+-- The identity of a partition is its parent's, and only since PostgreSQL 17 its own attributes say so.
 CREATE FUNCTION pg_temp.unlike_others(relation text, names text[]) RETURNS text[] LANGUAGE sql AS $$
-    SELECT coalesce(array_agg(concat_ws(' ', a.attname, nullif(a.attidentity::text || a.attgenerated::text, ''),
+    SELECT coalesce(array_agg(concat_ws(' ', a.attname, nullif(i.attidentity || a.attgenerated::text, ''),
                                         'COLLATE ' || quote_ident(c.collname)) ORDER BY array_position(names, a.attname::text)), '{}')
-    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_class k ON k.oid = a.attrelid
+    CROSS JOIN LATERAL (SELECT CASE WHEN k.relispartition THEN '' ELSE a.attidentity::text END) i (attidentity)
     LEFT JOIN pg_collation c ON c.oid = a.attcollation AND a.attcollation <> y.typcollation
     WHERE a.attrelid = to_regclass(relation) AND a.attname = ANY (names)
-      AND (a.attidentity <> '' OR a.attgenerated <> '' OR c.oid IS NOT NULL)
+      AND (i.attidentity <> '' OR a.attgenerated <> '' OR c.oid IS NOT NULL)
 $$;
 
 CREATE FUNCTION pg_temp.constraints_of(relation text) RETURNS text[] LANGUAGE sql AS $$
@@ -74,6 +77,13 @@ CREATE FUNCTION pg_temp.constraints_of(relation text) RETURNS text[] LANGUAGE sq
     WHERE conrelid = to_regclass(relation) AND conparentid = 0 AND conislocal
       -- Of the rest, PostgreSQL 18's NOT NULL, what a column does not say.
       AND (contype IN ('p', 'u', 'f', 'c', 'x') OR contype = 'n' AND (NOT convalidated OR connoinherit))
+$$;
+
+-- All but some.
+CREATE FUNCTION pg_temp.indexes_of(relation text, beside text[]) RETURNS text[] LANGUAGE sql AS $$
+    SELECT coalesce(array_agg(c.relname::text ORDER BY c.relname COLLATE "C"), '{}')
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE i.indrelid = to_regclass(relation) AND c.relname <> ALL (beside)
 $$;
 
 -- Validated, with a valid index under it, and nobody has disabled what enforces a foreign key.

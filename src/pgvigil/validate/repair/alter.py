@@ -42,7 +42,8 @@ def alter_column(
             yield f"{alter} SET GENERATED {expected['identity']};"
         else:
             yield f"{alter} ADD{ddl_relations.identity(expected)};"
-            yield f"SELECT setval(pg_get_serial_sequence('{root}', '{name}'), coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {root};"
+            sequence = f"pg_get_serial_sequence({sql_text.literal(root)}, {sql_text.literal(unquoted(name))})"
+            yield f"SELECT setval({sequence}, coalesce(max({name}), 1), max({name}) IS NOT NULL) FROM {root};"
     elif key == "options":
         yield f"ALTER FOREIGN TABLE {root} ALTER COLUMN {name} OPTIONS ({alter_options(expected, found)});"
     elif key == "storage":
@@ -237,7 +238,9 @@ def _attributes(label: str, expected: list[str], found: list[str]) -> list[str]:
 
 
 def alter_type(label: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
-    lines = []
+    lines: list[str] = []
+    if "kind" in keys:
+        return ""
     if "labels" in keys:
         lines += _labels(label, expected.get("labels", []), found.get("labels", []))
     if "columns" in keys:

@@ -12,7 +12,8 @@ from pgvigil.validate.catalog.trigger_clauses import trigger_head, trigger_tail
 
 
 def column(attributes: Attributes) -> str:
-    text: str = attributes["type"]
+    """`type` is left out of a typed table's."""
+    text: str = attributes.get("type", "")
     text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
     text += f" COMPRESSION {attributes['compression']}" if "compression" in attributes else ""
     text += f" OPTIONS ({fdw_options(attributes['options'])})" if "options" in attributes else ""
@@ -47,12 +48,23 @@ def create_table(label: str, attributes: Attributes, columns: dict[str, Attribut
     partition = "partition_of" in attributes
     if partition:  # an identity is the parent's
         columns = {name: {key: of[key] for key in of if key != "identity"} for name, of in columns.items()}
-    own = ",\n".join(
-        f"    {name} {column(of)}"
+    listed = {
+        name: of for name, of in columns.items() if partition or not (of.get("inherited") or attributes.get("of_type"))
+    }
+    own = [f"    {name} {column(of)}" for name, of in listed.items()]
+    own += [  # a NOT NULL that the parent has too, under a name of its own
+        f"    CONSTRAINT {of['not_null']} NOT NULL {name}"
         for name, of in columns.items()
-        if partition or not (of.get("inherited") or attributes.get("of_type"))
-    )
-    tail = f" OF {attributes['of_type']}" if "of_type" in attributes else f" (\n{own}\n)"
+        if name not in listed and "not_null" in of and "of_type" not in attributes
+    ]
+    if "of_type" in attributes:
+        own += [
+            f"    {name} WITH OPTIONS{options}"
+            for name, of in columns.items()
+            if (options := column({key: of[key] for key in ("default", "nullable") if key in of}))
+        ]
+    tail = f" OF {attributes['of_type']}" if "of_type" in attributes else ""
+    tail += " (\n" + ",\n".join(own) + "\n)" if own or not tail else ""
     tail += f" INHERITS ({', '.join(attributes['inherits'])})" if "inherits" in attributes else ""
     tail += f" PARTITION BY {attributes['partition_by']}" if "partition_by" in attributes else ""
     tail += f" USING {attributes['access_method']}" if "access_method" in attributes else ""
@@ -66,12 +78,19 @@ def create_table(label: str, attributes: Attributes, columns: dict[str, Attribut
         for name, of in columns.items()
         if "storage" in of
     ]
+    made += [  # it may differ from the parent's
+        f"ALTER TABLE {label} ALTER {name} SET DEFAULT {of['default']};"
+        for name, of in columns.items()
+        if name not in listed and "default" in of and "of_type" not in attributes
+    ]
     made += [
         f"COMMENT ON COLUMN {label}.{name} IS {literal(of['comment'])};"
         for name, of in columns.items()
         if "comment" in of
     ]
-    made += [line for name, of in columns.items() for line in not_null(label, name, of, {})]
+    for name, of in columns.items():
+        named = {} if name in listed else {key: of[key] for key in ("not_null",) if key in of}
+        made += not_null(label, name, of, named)
     made += [
         alter
         for key in ("row_security", "replica_identity")

@@ -81,6 +81,11 @@ def usual_multirange(label: str) -> str:
     return beside(label, quoted(usual))
 
 
+def constructors(label: str, attributes: Attributes) -> tuple[str, str]:
+    """Names of the functions that come with a range type."""
+    return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", usual_multirange(label))
+
+
 def create_type(label: str, attributes: Attributes) -> str:
     kind = attributes["kind"]
     if kind == "enum":

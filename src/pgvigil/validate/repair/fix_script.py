@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
 
 from pgvigil.validate.catalog import sql_text
 from pgvigil.validate.catalog.identifiers import last_name, quoted
@@ -11,8 +13,8 @@ from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.report.model import Finding, Report, outside_transactions
 
 _ORDER = (
-    "schema",
     "extension",
+    "schema",
     "collation",
     "type",
     "sequence",
@@ -38,8 +40,10 @@ _NEEDED = (
     "opfamily",
 )
 
-_STOOD_ON = ("function", "procedure", "aggregate", "type")
+# In the order in which they can go.
+_STOOD_ON = ("server", "foreign_data_wrapper", "aggregate", "function", "procedure", "type", "collation")
 _DROPPED_VIEW = re.compile(r"^DROP (?:MATERIALIZED )?VIEW ([^;\n]*);$", re.MULTILINE)
+_OPERATOR = r"(?<![-+*/<>=~!@#%^&|`?]){}(?![-+*/<>=~!@#%^&|`?])"
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
 
 
@@ -77,42 +81,75 @@ def _whole(blocks: list[str]) -> list[str]:
 def _blocks(findings: list[Finding], *, outside: bool = False) -> list[str]:
     """Return the repairs inside a transaction and after it, in an order that works."""
     pieces = [
-        (ObjectRef.parse(f.object), _block(f, f.steps or (f.fix,), outside=outside), f.kind == "unexpected")
-        for f in findings
+        piece for finding in findings for piece in _pieces(finding) if outside_transactions(piece.text) == outside
     ]
-    return [block for block in ordered(pieces) if block]
+    blocks = []
+    for finding, of_one in groupby(ordered(pieces), key=lambda piece: piece.finding):
+        said = [sql_text.remark(f"{finding.kind}: {finding.object}")] if finding else []
+        blocks.append("\n".join([*said, *(piece.text for piece in of_one), ""]))
+    return blocks
 
 
-def _block(finding: Finding, steps: Iterable[str], *, outside: bool) -> str:
-    """Return the parts of a repair inside the transaction and after it."""
-    chosen = [step for step in steps if outside_transactions(step) == outside]
-    return "\n".join([sql_text.remark(f"{finding.kind}: {finding.object}"), *chosen, ""]) if chosen else ""
+def _pieces(finding: Finding) -> Iterator[Piece]:
+    """A foreign key of a table that is made goes by itself: two tables may reference one another."""
+    rank = ObjectRef.parse(finding.object)
+    for step in finding.parts:
+        ref, text, keys = ObjectRef.parse(step.object), step.fix, []
+        if ref.kind == "table" and "CREATE " in text:
+            one = re.compile(
+                rf"^ALTER TABLE {re.escape(ref.label)} ADD CONSTRAINT [^\n]* FOREIGN KEY [^\n]*;\n?", re.MULTILINE
+            )
+            keys, text = one.findall(text), one.sub("", text)
+        yield Piece(ref, text, finding.kind == "unexpected", finding, rank)
+        for key in keys:
+            yield Piece(ObjectRef("constraint", ref.label), key.rstrip("\n"), False, finding, rank)
 
 
-def ordered(pieces: list[tuple[ObjectRef, str, bool]]) -> list[str]:
-    """Return statements in such an order that what makes an object goes before what names it.
+class Piece(NamedTuple):
+    """A statement or several, and the object that they are about."""
 
-    Statements that remove an object come first. Where others may depend on the object until they are repaired, its
+    ref: ObjectRef
+    text: str
+    removes: bool = False
+    finding: Finding | None = None
+    rank: ObjectRef | None = None  # the object of the finding
+
+
+def ordered(pieces: list[Piece]) -> list[Piece]:
+    """Sort pieces so that what makes an object goes before what names it.
+
+    Pieces that remove an object come first. Where others may depend on the object until they are repaired, its
     removal goes last, unless its name is needed.
     """
     # A foreign key comes after the key that it references.
-    left = sorted(pieces, key=lambda piece: (*_rank(piece[0], removed=piece[2]), " FOREIGN KEY " in piece[1]))
-    names = {at: name for at, (ref, _, removed) in enumerate(left) if not removed and (name := _name(ref))}
+    left = sorted(
+        pieces,
+        key=lambda piece: (*_rank(piece.rank or piece.ref, removed=piece.removes), " FOREIGN KEY " in piece.text),
+    )
+    names = {at: name for at, piece in enumerate(left) if not piece.removes and (name := _name(piece.ref))}
     needs = {
-        at: {other for other, name in names.items() if other != at and name.search(_relevant(ref, text))}
-        for at, (ref, text, removed) in enumerate(left)
-        if not removed
+        at: {other for other, name in names.items() if other != at and name.search(_relevant(piece.ref, piece.text))}
+        for at, piece in enumerate(left)
+        if not piece.removes
     }
+    for at, piece in enumerate(left):
+        if at in needs and piece.ref.kind == "comment":
+            needs[at] |= {other for other in range(at) if left[other].finding is piece.finding and piece.finding}
     removals = [at for at in range(len(left)) if at not in needs]
-    to_come = {ref.label for ref, _, removed in left if not removed}
-    stood_on = [at for at in removals if left[at][0].kind in _STOOD_ON and left[at][0].label not in to_come]
+    to_come = {piece.ref.label for piece in left if not piece.removes}
+    stood_on = [at for at in removals if _kind(left[at].ref) in _STOOD_ON and left[at].ref.label not in to_come]
+    stood_on.sort(key=lambda at: _STOOD_ON.index(_kind(left[at].ref)))
     done: list[int] = [at for at in removals if at not in stood_on]
     waiting = [at for at in range(len(left)) if at in needs]
     while waiting:
         chosen = next((at for at in waiting if not needs[at] & set(waiting)), waiting[0])
         waiting.remove(chosen)
         done.append(chosen)
-    return [left[at][1] for at in (*done, *stood_on)]
+    return [left[at] for at in (*done, *stood_on)]
+
+
+def _kind(ref: ObjectRef) -> str:
+    return ref.rare_kind or ref.kind
 
 
 def _rank(ref: ObjectRef, *, removed: bool) -> tuple[int, int]:
@@ -137,9 +174,10 @@ def _name(ref: ObjectRef) -> re.Pattern[str] | None:
         "column",
         "function",
         "procedure",
+        "aggregate",
         "view",
     ):
-        return None
+        return re.compile(_OPERATOR.format(re.escape(ref.name))) if ref.kind == "operator" else None
     word = r'(?<!["\w]){}(?!["\w])'
     if ref.kind == "column":  # its name alone may be that of something else
         name, table = word.format(re.escape(ref.name)), word.format(re.escape(last_name(ref.relation)))

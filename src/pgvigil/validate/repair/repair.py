@@ -20,6 +20,7 @@ from pgvigil.validate.spec.declaration import Partitions
 _HOLDS_DATA = ("table", "column", "schema", "sequence", "type", "extension")
 _COLUMNS = re.compile(r"(?:PRIMARY KEY|UNIQUE(?: NULLS NOT DISTINCT)?) \((.*?)\)(?: |$)")
 _KEYS = ("PRIMARY KEY", "UNIQUE", "EXCLUDE")
+_NOT_NULL = re.compile(r'NOT NULL ("(?:[^"]|"")*"|\S+)(?: NO INHERIT)?$')
 _OWNED = ("function", "procedure", "type")  # and tables and views: what its owner has to be given
 _PARTS = ("column", "sequence", "constraint", "index", "trigger", "policy", "rule", "statistics", "grant", "revocation")
 
@@ -95,6 +96,12 @@ class Repairs:
             for other in self.expected
             if self.roots.get(other) == label and other.kind == "column"
         }
+        for of in [self.expected[other] for other in self.expected if self.roots.get(other) == label]:
+            # A NOT NULL that is a constraint of its own is added as that.
+            if (of_column := _NOT_NULL.match(of.get("definition", ""))) and of_column[1] in columns:
+                columns[of_column[1]] = {
+                    key: columns[of_column[1]][key] for key in columns[of_column[1]] if key != "nullable"
+                }
         made = ddl.create(ref, root, attributes, columns)
         if not made:
             return ""
@@ -362,6 +369,7 @@ class Repairs:
         if lines:  # a right of whoever owned it meanwhile went into the ownership
             given = ObjectRef.right("grant", ref, quoted(found.get("owned_by", self.found.owner)))
             lines += [ddl.create(given, root, self.expected[given])] if given in self.expected else []
+            lines += self._rights_on_columns(ref, given.grantee)
         if "depends_on" in keys:
             lines += alter.alter_dependencies(self._target(ref, root), expected, found)
         keys = [key for key in keys if key not in ("owned_by", "order", "depends_on")]
@@ -392,6 +400,20 @@ class Repairs:
             for key in ("type", "function", "timing", "identity")
         )
 
+    def _rights_on_columns(self, relation: ObjectRef, role: str) -> Iterator[str]:
+        """Rights that a role had before it became the owner: they come back to it, and not to the owner that there is to be."""
+        owner = quoted(self.expected[relation].get("owned_by", self.found.owner))
+        for ref, of in self.expected.items():
+            if (
+                ref.kind == "grant"
+                and ref.grantee == role
+                and self.roots.get(ref) == relation.label
+                and ref.of != relation
+            ):
+                yield ddl.create(ref, relation.label, of)
+                if (owners := ObjectRef.right("grant", ref.of or ref, owner)) not in self.expected:
+                    yield ddl.drop(owners, relation.label, of)
+
     def _target(self, ref: ObjectRef, root: str) -> str:
         return sql_text.target(ref, root, self.found.objects.get(ref, {}).get("kind", ""))
 
@@ -402,9 +424,15 @@ class Repairs:
             return self._column(ref, root, expected, found, keys)
         if ref.rare_kind == "conversion":  # nothing can depend on one
             return f"{ddl.drop(ref, root, found)}\n{self.make(ref)}"
+        if kind == "table" and "server" in keys:  # nothing changes it, and no data are here
+            dropped = ddl.drop(ref, root, found)
+            return self._without(self._readers(ref), f"{dropped}\n{self.make(ref)}")
         if kind in ("table", "view") and (kind == "table" or keys == ["with"]):
             word = found.get("kind", kind).upper().removeprefix("PARTITIONED ")
-            return "\n".join(filter(None, (alter.alter_relation(word, label, key, expected, found) for key in keys)))
+            lines = [alter.alter_relation(word, label, key, expected, found) for key in keys]
+            if "partition_of" in keys and "partition_of" in found and "partition_of" not in expected:
+                lines += self._left_by_detach(label, found["partition_of"])
+            return "\n".join(filter(None, lines))
         if kind == "view" and self._replaceable(label, expected, found):
             return ddl_relations.view(label, expected)
         if kind == "view":
@@ -488,6 +516,35 @@ class Repairs:
             )
         return again if kind in ("trigger", "rule", "policy", "statistics", "event trigger", "operator") else ""
 
+    def _left_by_detach(self, label: str, parent: str) -> Iterator[str]:
+        """The indexes, keys and foreign keys that a table got of a partitioned one, and keeps."""
+        for ref in self.found.parts.get(label, ()):
+            if ref not in self.expected and "attached" in self.found.objects[ref]:
+                yield ddl.drop(ref, label, self.found.objects[ref])
+        for ref in self.found.parts.get(parent, ()):
+            own = ObjectRef.on("constraint", label, ref.name)
+            if "FOREIGN KEY" in self.found.objects[ref].get("definition", "") and own not in self.expected:
+                yield ddl.drop(own, label, {}).replace("CONSTRAINT", "CONSTRAINT IF EXISTS", 1)
+
+    def _generated(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes) -> str:
+        """Another expression. Nothing is lost that cannot be computed again; what needs the column goes with it, and comes again."""
+        server = self.found.server
+        if server and server.major >= 17 and expected.get("virtual") == found.get("virtual"):
+            parts = (self.found.objects[part].get("definition", "") for part in self.found.parts.get(root, ()))
+            if not (expected.get("virtual") and any(text.startswith("CHECK ") for text in parts)):
+                return f"ALTER TABLE {root} ALTER COLUMN {ref.name} SET EXPRESSION AS ({expected['generated']});"
+        word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')
+        again = []
+        for part in self.found.parts.get(root, ()):
+            of = self.found.objects[part]
+            if part in self.expected and part.kind in ("index", "constraint") and word.search(of.get("definition", "")):
+                again.append(
+                    ddl.drop(part, root, of).replace(f" {part.kind.upper()} ", f" {part.kind.upper()} IF EXISTS ", 1)
+                )
+                again.append(self.make(part).replace(" CONCURRENTLY", "", 1))
+        change = f"ALTER TABLE {root} DROP COLUMN {ref.name}, ADD COLUMN {ref.name} {ddl_relations.column(expected)};"
+        return "\n".join([change, *again])
+
     def _column(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes, keys: list[str]) -> str:
         if (of_view := view(root)) in self.found.objects and {"type", "collation"} & set(keys):
             return self.change(of_view, ["definition"]) if of_view in self.expected else ""
@@ -509,17 +566,22 @@ class Repairs:
             drop = sql_text.remark(f"DROP SEQUENCE {owned};") if owned else ""
             lines += [f"ALTER TABLE {root} ALTER COLUMN {ref.name} DROP DEFAULT;", drop]
             keys = [key for key in keys if key != "default"]
+        computed = "generated" in expected and "generated" in found and {"generated", "virtual"} & set(keys)
+        if computed:
+            lines.append(self._generated(ref, root, expected, found))
+            keys = [key for key in keys if key not in ("generated", "virtual", "type", "collation", "nullable")]
         for key in keys:
             lines += alter.alter_column(root, ref.name, self._with_identity(ref), found, key, foreign=foreign)
         if "identity" in all_keys:  # its sequence is another
             lines += [increments, *self._of(ref.owned_sequence)]
         made = "\n".join(dict.fromkeys(line for line in lines if line))  # two attributes may have one repair
-        if not {"type", "collation"} & set(keys):
+        if not {"type", "collation"} & set(keys) and " DROP COLUMN " not in made:
             return made
         word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')
         readers = self._readers(table(root))
-        named = [one for one in readers if word.search(self.found.objects[one].get("definition", ""))]
-        return self._without(named, made)
+        named = {one for one in readers if word.search(self.found.objects[one].get("definition", ""))}
+        named |= {of for one in named for of in self._readers(one)}
+        return self._without([one for one in readers if one in named], made)
 
     def _without(self, views: list[ObjectRef], change: str) -> str:
         """A change that the server refuses while these views exist: they go before it, and are made again after it."""

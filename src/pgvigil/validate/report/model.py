@@ -22,6 +22,13 @@ MEANINGS: dict[Kind, str] = {
 KINDS: tuple[Kind, ...] = tuple(MEANINGS)
 
 
+class Step(NamedTuple):
+    """A part of a repair, and the object that it is about."""
+
+    object: str
+    fix: str
+
+
 @dataclass(frozen=True)
 class Finding:
     """A difference between an object and its declaration.
@@ -38,7 +45,11 @@ class Finding:
     also: tuple[str, ...] = ()
     fix: str = ""
     line: int | None = None
-    steps: tuple[str, ...] = ()  # the repair in its parts, where it has several
+    steps: tuple[Step, ...] = ()  # the repair in its parts, where it has several
+
+    @property
+    def parts(self) -> tuple[Step, ...]:
+        return self.steps or (Step(self.object, self.fix),)
 
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
