@@ -30,7 +30,7 @@ ROUTES = {
     ("GET", "/api/v1/sessions/{id}/handoffs"): READ,
     ("GET", "/api/v1/sessions/{id}/operations"): READ,
     ("GET", "/api/v1/connections"): READ,
-    ("GET", "/api/v1/statements/live"): READ,
+    ("GET", "/api/v1/statements"): READ,
     ("GET", "/api/v1/alerts"): READ,
     ("GET", "/api/v1/application"): READ,
     ("GET", "/api/v1/application/workers"): READ,

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from fastapi import HTTPException
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -82,6 +83,25 @@ def test_authorize_may_be_plain_or_async(serve: Serve, executions: Database, kin
     client = serve(executions.url, authorize=by_header if kind == "plain" else later)
     assert client.get(PATH).status_code == 200
     assert client.get(PATH, headers={"x-who": ""}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/jobs",
+        "/admin/session-monitoring/dashboard/state?page=live",
+        "/admin/session-monitoring/dashboard/",
+        "/metrics",
+    ],
+)
+def test_authorize_may_refuse_in_its_own_way(serve: Serve, executions: Database, path: str) -> None:
+    def authorize(_: Request) -> web.Principal:
+        raise HTTPException(418, "the words of the application")
+
+    answer = serve(executions.url, authorize=authorize).get(path)
+    assert answer.status_code == 418
+    assert problem(answer) == "bad-request"
+    assert "words" not in answer.text
 
 
 def test_what_is_no_principal_lets_nobody_in(serve: Serve, executions: Database) -> None:
@@ -320,6 +340,16 @@ def test_no_answer_is_kept_guessed_or_framed(admin: TestClient, path: str) -> No
     assert headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert "no-store" in headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/livez", "/metrics", "/admin/session-monitoring/dashboard/live", "/api/v1/jobs", "/nope"]
+)
+def test_head_is_get_without_the_body(admin: TestClient, path: str) -> None:
+    whole, head = admin.get(path), admin.head(path)
+    assert whole.content
+    assert not head.content
+    assert (head.status_code, head.headers["content-type"]) == (whole.status_code, whole.headers["content-type"])
 
 
 def test_livez_asks_no_database(serve: Serve, tmp_path: Path) -> None:

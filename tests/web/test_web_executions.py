@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
+from uuid import UUID
 
 import pytest
 from starlette.testclient import TestClient
@@ -150,6 +152,24 @@ def test_a_parameter_that_cannot_be_used_is_named_and_its_value_is_not_repeated(
     assert problem(answer) == "bad-parameter"
     assert [(error["in"], error["name"]) for error in answer.json()["errors"]] == [("query", name)]
     assert "yesterday" not in answer.text
+
+
+@pytest.mark.parametrize("list_", ["executions", "sessions"])
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [("2026-W01-1T00:00:00Z", 200), ("20260101T000000Z", 200), ("2026-01-01T00:00:00+23:59:59.999999", 200), ("-infinity", 200),
+     ("0001-01-01T00:00:00+14:00", 422), ("9999-12-31T23:59:59-14:00", 422), ("2026-01-01T00:00:00", 422)],
+)  # fmt: skip
+def test_a_cursor_that_only_python_reads_is_no_defect(admin: TestClient, list_: str, moment: str, status: int) -> None:
+    id = "1" if list_ == "executions" else str(UUID(int=1))
+    cursor = base64.urlsafe_b64encode(f"{moment} {id}".encode()).decode()
+    assert admin.get(f"/api/v1/{list_}", params={"cursor": cursor}).status_code == status
+
+
+def test_a_wrong_id_is_not_repeated_by_a_character(admin: TestClient) -> None:
+    answer = admin.get(f"/api/v1/sessions/{UUID(int=1)}/timeline", params={"before": "<script>"})
+    assert problem(answer) == "bad-parameter"
+    assert "<" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/api/v1/executions/ada/stats?days=0", "/api/v1/executions/stats/global?days=366"])

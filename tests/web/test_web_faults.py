@@ -22,7 +22,7 @@ from helpers.web_routes import ROUTES
 from pgvigil import cli
 from pgvigil.embedded import Server
 from pgvigil.web import store as store_module
-from web.conftest import Serve, problem
+from web.conftest import Serve, problem, settled
 
 pytestmark = pytest.mark.client_side
 PATH = "/api/v1/executions"
@@ -78,6 +78,20 @@ def test_a_stopped_server_is_503_at_once_and_200_when_it_is_back(serve: Serve, s
         server.start()
     assert client.get(PATH).status_code == 200
     assert client.get("/readyz").status_code == 200
+
+
+def test_the_first_poll_after_a_stop_shows_every_section(serve: Serve, server: Mortal) -> None:
+    client = serve(server.url, pause=60.0)
+    settled(client, f"{STATE}?page=live")
+    client.app.state.store.forget()  # type: ignore[attr-defined]
+    server.end(signal.SIGQUIT)
+    try:
+        lost = client.get(f"{STATE}?page=live").json()["sections"]
+    finally:
+        server.start()
+    assert all("problem" in section for section in lost.values())
+    back = client.get(f"{STATE}?page=live").json()["sections"]
+    assert [name for name, section in back.items() if "problem" in section] == []
 
 
 def test_idle_connections_that_a_restart_has_ended_are_replaced_unseen(serve: Serve, server: Mortal) -> None:
@@ -244,6 +258,18 @@ def test_a_full_pool_is_503_after_the_wait_and_at_once_where_too_many_wait(serve
         done.set()
         holder.join()
     assert client.get(PATH).status_code == 200
+
+
+def test_the_wait_for_a_connection_begins_when_it_is_asked_for(serve: Serve, server: Mortal) -> None:
+    from pgvigil.web.problems import Problem
+
+    store: Any = serve(server.url, size=1, wait=20.0, deadline=40.0).app.state.store  # type: ignore[attr-defined]
+    store._slots.acquire()
+    began = time.monotonic()
+    with pytest.raises(Problem) as caught:
+        store.call(lambda _: None, began=began - 20.0)
+    assert caught.value.kind == "busy"
+    assert time.monotonic() - began < 10.0
 
 
 def test_a_database_that_is_not_migrated_is_503_and_says_what_to_run(serve: Serve, database: Database) -> None:

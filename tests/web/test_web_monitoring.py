@@ -171,6 +171,20 @@ def test_below_flask_the_application_says_who_it_is(below_flask: Any, who: str |
     assert below_flask.get(f"{BASE}/status", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("said", "status"), [(403, 403), (401, 401), (418, 418), (flask.redirect("/login"), 302)], ids=str
+)
+def test_below_flask_an_abort_of_the_application_is_a_problem_but_not_its_own_answer(
+    monitored: Database, said: Any, status: int
+) -> None:
+    app = flask.Flask("shop")
+    PgvigilFlask(app, authorize=lambda: flask.abort(said), database_url=monitored.url)
+    answer = app.test_client().get(f"{BASE}/status")
+    assert answer.status_code == status
+    assert (answer.content_type == "application/problem+json") == (status != 302)
+    assert app.test_client().get("/pgvigil/livez").status_code == (302 if status == 302 else 200)
+
+
 def test_no_client_can_name_itself_below_flask(below_flask: Any) -> None:
     answer = below_flask.get(f"{BASE}/status", headers={"pgvigil.principal": "admin", "Pgvigil-Principal": "admin"})
     assert answer.status_code == 401

@@ -27,7 +27,7 @@ PATHS = [
     "/api/v1/sessions/{id}", "/api/v1/sessions/{id}/timeline", "/api/v1/connections", "/api/v1/operations", "/api/v1/jobs", "/api/v1/health",
     "/admin/session-monitoring/status", "/admin/session-monitoring/metrics", "/admin/session-monitoring/summary",
     "/admin/session-monitoring/alerts?active_sessions=1", "/metrics", "/api/v1/sessions/{id}/context", "/api/v1/sessions/{id}/handoffs",
-    "/api/v1/sessions/{id}/operations", "/api/v1/statements/live", "/api/v1/alerts", "/api/v1/application", "/api/v1/application/workers",
+    "/api/v1/sessions/{id}/operations", "/api/v1/statements", "/api/v1/alerts", "/api/v1/application", "/api/v1/application/workers",
     *(f"/admin/session-monitoring/dashboard/state?page={page}" for page in PAGES),
 ]  # fmt: skip
 

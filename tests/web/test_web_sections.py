@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from datetime import timedelta
@@ -12,8 +13,9 @@ import psycopg
 import pytest
 from starlette.testclient import TestClient
 
-from conftest import Database
-from pgvigil.web import access, deadline, problems, state
+from conftest import Database, wait_until
+from pgvigil.web import access, deadline, problems, sections, state
+from pgvigil.web.store import Store
 from web.conftest import NOW, Serve, problem, settled
 
 pytestmark = pytest.mark.client_side
@@ -71,16 +73,51 @@ def test_a_poll_that_finds_nothing_new_is_one_round_trip_and_starts_no_thread(
     for answer in sections_of(client)._answers.values():
         answer.expires = 0.0 if answer.mark else time.monotonic() + 60
     trips: list[bytes] = []
-    plain = deadline.ask
+    plain = deadline.ask_here
     monkeypatch.setattr(
-        deadline, "ask", lambda pgconn, query, until: (trips.append(query), plain(pgconn, query, until))[1]
+        deadline, "ask_here", lambda pgconn, query, until: (trips.append(query), plain(pgconn, query, until))[1]
     )
     monkeypatch.setattr(psycopg.Connection, "execute", None)
+    monkeypatch.setattr(Store, "call", None)
     monkeypatch.setattr(threading, "Timer", None)
     again = client.get(f"{STATE}?page=live", headers={"if-none-match": first.headers["etag"]})
     assert again.status_code == 304
     assert again.headers["ratelimit-remaining"]
     assert len(trips) == 1
+
+
+def test_a_poll_plans_for_few_of_the_many_partitions(serve: Serve, fresh: Database) -> None:
+    client = serve(fresh.url)
+    settled(client, f"{STATE}?page=live")
+    [(plan,)] = fresh.execute(f"EXPLAIN (FORMAT JSON) {sections_of(client)._query(['live'])}")
+    assert 1 <= json.dumps(plan).count('"Relation Name": "sql_statements_p') <= 3
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1_700_000_000.25, 253_402_300_799.0])
+def test_the_first_id_of_a_moment_is_that_of_the_database(fresh: Database, seconds: float) -> None:
+    [(known,)] = fresh.execute("SELECT pgvigil.uuid_v7_floor(to_timestamp(%s))::text", (seconds,))
+    assert sections._floor(seconds) == known
+
+
+def test_after_the_preparation_no_page_asks_anything(
+    serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(executions.url)
+    assert client.portal
+    wait_until(
+        lambda: (
+            client.portal.call(client.app.state.prepare),
+            set(sections_of(client)._answers) >= set(state.SECTIONS),
+        )[1]
+    )  # type: ignore[union-attr, attr-defined]
+    for answer in sections_of(client)._answers.values():
+        answer.expires = time.monotonic() + 60
+    sections_of(client)._answered = time.monotonic() + 60
+    monkeypatch.setattr(Store, "call", None)
+    monkeypatch.setattr(deadline, "ask_here", None)
+    for page in state.PAGES:
+        shown = client.get(f"{STATE}?page={page}").json()["sections"]
+        assert [name for name, section in shown.items() if "data" not in section] == []
 
 
 def test_polls_have_a_limit(serve: Serve, executions: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +185,7 @@ def test_rows_that_are_kept_are_no_answer_once_the_database_is_away(
         raise problems.database_away()
 
     store.call = away
+    store._drop_idle()
     for answer in sections_of(client)._answers.values():
         answer.read_at -= 2
     sections_of(client)._answered -= 2

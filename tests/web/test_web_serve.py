@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -132,6 +133,38 @@ def test_a_service_that_nobody_asks_sleeps_until_its_end() -> None:
         with urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/") as answer:
             assert parsedate_to_datetime(answer.headers["Date"])
     finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["short", "endless"])
+def test_the_first_answer_is_prepared_but_not_for_long(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    import uvicorn
+
+    from pgvigil.web import quiet
+
+    done: list[str] = []
+
+    async def prepare() -> None:
+        await asyncio.sleep(60 if kind == "endless" else 0.01)
+        done.append("prepared")
+
+    async def answer(_: Any, receive: Any, send: Any) -> None:
+        done.append("answered")
+        await _nothing(_, receive, send)
+
+    monkeypatch.setattr(quiet, "_PREPARES", 0.1 if kind == "endless" else 60)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = quiet.Server(uvicorn.Config(answer, lifespan="off", log_level="critical"), prepare)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=20):
+            pass
+        assert done == (["answered"] if kind == "endless" else ["prepared", "answered"])
+    finally:
+        wait_until(lambda: server._ended is not None)
         server.handle_exit(signal.SIGTERM, None)
         thread.join(10)
     assert not thread.is_alive()

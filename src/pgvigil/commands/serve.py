@@ -134,7 +134,7 @@ def _answer(app: FastAPI, listener: socket.socket, host: str) -> None:
     print(f"serving on http://{name}:{listener.getsockname()[1]} until Ctrl-C", file=sys.stderr)
     try:
         with suppress(KeyboardInterrupt):  # the way to end it
-            Server(configuration).run(sockets=[listener])
+            Server(configuration, app.state.prepare).run(sockets=[listener])
     finally:
         app.state.store.close()
 

@@ -114,10 +114,22 @@ def decoded(cursor: str) -> tuple[str, int]:
     """Return the place that a cursor names. Raise ValueError."""
     try:
         started_at, _, id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().rpartition(" ")
-        if started_at not in _INFINITE and datetime.fromisoformat(started_at).tzinfo is None:
-            raise ValueError  # noqa: TRY301 - as for all else that cannot be read
+        started_at = as_the_server_reads_it(started_at)
         if not (id.isascii() and id.isdigit() and 0 < int(id) < 2**63):
-            raise ValueError  # noqa: TRY301
+            raise ValueError  # noqa: TRY301 - as for all else that cannot be read
     except (ValueError, binascii.Error):
         raise ValueError("cursor cannot be read: use the next_cursor of an earlier page") from None
     return started_at, int(id)
+
+
+def as_the_server_reads_it(moment: str) -> str:
+    """Return the moment of a cursor in the one form that Python and the server both read, in UTC. Raises ValueError."""
+    if moment in _INFINITE:
+        return moment
+    found = datetime.fromisoformat(moment)
+    if found.tzinfo is None:
+        raise ValueError("a moment needs a time zone")
+    try:
+        return found.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise ValueError("a moment beyond the calendar") from None

@@ -85,6 +85,7 @@ def application(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_middleware(dashboard.Polls, state_of=app.state)
     app.add_middleware(dashboard.Alias)
+    app.add_middleware(_Heads)
     if hosts is not None:
         app.add_middleware(_Hosts, hosts=frozenset(host.lower() for host in hosts))
     app.add_middleware(_Framing)
@@ -112,8 +113,6 @@ def _health(app: FastAPI) -> Any:
     async def openapi() -> JSONResponse:
         return JSONResponse(document(app))
 
-    for path, answer in (("/livez", livez), ("/readyz", readyz)):
-        router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     return router
 
 
@@ -165,6 +164,22 @@ class _Headers:
             await send(message)
 
         await self._app(scope, receive, sending if scope["type"] == "http" else send)
+
+
+class _Heads:
+    """A layer that answers HEAD as GET without the body: FastAPI refuses it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await self._app({**scope, "method": "GET"}, receive, sending)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Framing:

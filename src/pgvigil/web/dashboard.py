@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.datastructures import State
+from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -114,6 +115,8 @@ def router(app: FastAPI) -> APIRouter:
             return await answer(request, await access.poller(request), name)
         except problems.Problem as problem:
             return problem.response()
+        except HTTPException as error:  # of the application's authorize()
+            return of_status(error.status_code, dict(error.headers or {})).response()
 
     @router.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -164,7 +167,13 @@ def router(app: FastAPI) -> APIRouter:
     async def state_of_page(request: Request, principal: Poller, page: Page = "overview") -> Response:
         return await answer(request, principal, page)
 
-    app.state.poll = poll
+    async def prepare() -> None:
+        """Have ready what the first visitors would have to wait for."""
+        for name in _TITLES:
+            document(name, tokens=access.takes_tokens and name == "login")
+        await pages.prepare()
+
+    app.state.poll, app.state.prepare = poll, prepare
 
     @router.get(f"{BASE}/static/{{version}}/{{name}}", include_in_schema=False)
     async def static(request: Request, version: str, name: str) -> Response:

@@ -6,12 +6,13 @@ watches over all of them: a Timer of its own for each call would cost 90 microse
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
@@ -85,26 +86,76 @@ def ask(pgconn: pq.abc.PGconn, query: bytes, deadline: float) -> pq.abc.PGresult
 
     After the deadline the connection is of no more use. It waits by itself: no other thread has to watch over it.
     """
+    asked = _exchange(pgconn, query)
+    with DefaultSelector() as selector:
+        try:
+            wanted = next(asked)
+            selector.register(pgconn.socket, wanted)
+            while ready := selector.select(max(0.0, deadline - time.monotonic())):
+                if (now := asked.send(ready[0][1])) != wanted:
+                    selector.modify(pgconn.socket, wanted := now)
+        except StopIteration as done:
+            return _checked(done.value)
+    raise psycopg.OperationalError("the server does not answer")
+
+
+async def ask_here(pgconn: pq.abc.PGconn, query: bytes, deadline: float) -> pq.abc.PGresult:
+    """Do as `ask` does, in the event loop: to wake a thread and to be woken by it costs more than a short question."""
+    loop = asyncio.get_running_loop()
+    asked = _exchange(pgconn, query)
+    try:
+        wanted = next(asked)
+        while ready := await _ready(loop, pgconn.socket, wanted, deadline):
+            wanted = asked.send(ready)
+    except StopIteration as done:
+        return _checked(done.value)
+    raise psycopg.OperationalError("the server does not answer")
+
+
+async def _ready(loop: asyncio.AbstractEventLoop, descriptor: int, wanted: int, deadline: float) -> int:
+    """Wait until the socket is ready for one of the wanted events, and return it; 0 at the deadline."""
+    done: asyncio.Future[int] = loop.create_future()
+
+    def is_ready(event: int) -> None:
+        if not done.done():
+            done.set_result(event)
+
+    end = loop.call_later(max(0.0, deadline - time.monotonic()), is_ready, 0)
+    loop.add_reader(descriptor, is_ready, EVENT_READ)
+    if wanted & EVENT_WRITE:
+        loop.add_writer(descriptor, is_ready, EVENT_WRITE)
+    try:
+        return await done
+    finally:
+        end.cancel()
+        loop.remove_reader(descriptor)
+        if wanted & EVENT_WRITE:
+            loop.remove_writer(descriptor)
+
+
+def _exchange(pgconn: pq.abc.PGconn, query: bytes) -> Generator[int, int, pq.abc.PGresult | None]:
+    """Send and receive: yield the events to wait for, take the one that has come, and return the last result."""
     pgconn.send_query(query)
     last = None
-    with DefaultSelector() as selector:
-        selector.register(pgconn.socket, EVENT_READ | EVENT_WRITE if pgconn.flush() else EVENT_READ)
-        while True:
-            while pgconn.is_busy():
-                if not (ready := selector.select(max(0.0, deadline - time.monotonic()))):
-                    raise psycopg.OperationalError("the server does not answer")
-                if ready[0][1] & EVENT_WRITE and not pgconn.flush():
-                    selector.modify(pgconn.socket, EVENT_READ)
-                pgconn.consume_input()
-            if (result := pgconn.get_result()) is None:
-                break
-            if last is None or last.status != pq.ExecStatus.FATAL_ERROR:
-                last = result
-    if last is None:
+    wanted = EVENT_READ | EVENT_WRITE if pgconn.flush() else EVENT_READ
+    while True:
+        while pgconn.is_busy():
+            ready = yield wanted
+            if ready & EVENT_WRITE and not pgconn.flush():
+                wanted = EVENT_READ
+            pgconn.consume_input()
+        if (result := pgconn.get_result()) is None:
+            return last
+        if last is None or last.status != pq.ExecStatus.FATAL_ERROR:
+            last = result
+
+
+def _checked(result: pq.abc.PGresult | None) -> pq.abc.PGresult:
+    if result is None:
         raise psycopg.OperationalError("the server gave no result")
-    if last.status == pq.ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(last)
-    return last
+    if result.status == pq.ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(result)
+    return result
 
 
 def connect(conninfo: str, deadline: float) -> psycopg.Connection:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import flask
+from werkzeug.exceptions import HTTPException
 
 from pgvigil import database
 
@@ -126,7 +127,12 @@ class _Mounted:
     def answer(self, prefix: str, path: str) -> Any:
         """Return the response of the web application to the request of this context."""
         environ = dict(flask.request.environ)
-        found = self._authorize()
+        try:
+            found = self._authorize()
+        except HTTPException as error:  # abort(403); one with an answer of its own, such as a redirect, is that answer
+            if error.response is not None or error.code is None:
+                raise
+            found = error
         if found is True:
             from pgvigil.web.access import Principal
 
@@ -143,4 +149,9 @@ class _Mounted:
 
 
 async def _principal(request: Any) -> Any:
-    return request.scope.get("wsgi_environ", {}).get(_PRINCIPAL)
+    found = request.scope.get("wsgi_environ", {}).get(_PRINCIPAL)
+    if isinstance(found, HTTPException):
+        from pgvigil.web.problems import of_status
+
+        raise of_status(found.code or 500)
+    return found

@@ -158,7 +158,7 @@ def validation_errors(found: list[Any]) -> list[dict[str, str]]:
 
 def _rule(error: Any) -> str:
     # A message of pydantic's is made of the rule; those of validators and parsers may repeat the value.
-    safe = not error["type"].startswith(("value_error", "assertion_error", "json_invalid", "date", "enum"))
+    safe = not error["type"].startswith(("value_error", "assertion_error", "json_invalid", "date", "enum", "uuid"))
     return str(error["msg"]) if safe else "cannot be read, or is out of range"
 
 

@@ -1,14 +1,22 @@
-"""A server that sleeps while nobody asks: uvicorn's own wakes ten times a second, which costs more than an open page."""
+"""A server that sleeps while nobody asks: uvicorn's own wakes ten times a second, which costs more than an open page.
+
+Before it takes the first request it prepares its answers, for half a second at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
+from socket import socket
 from types import FrameType
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.server import ServerState
+
+_PREPARES: Final = 0.5  # seconds
 
 
 class _State(ServerState):
@@ -30,11 +38,19 @@ class _State(ServerState):
 class Server(uvicorn.Server):
     """A uvicorn server that waits for its end, without limits of requests and other things to look after now and then."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, prepare: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         super().__init__(config)
+        self._prepare = prepare
+        self._preparing: asyncio.Task[None] | None = None
         self.server_state = _State()
         self._ended: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        if self._prepare is not None:  # clients can connect already, and wait
+            self._preparing = asyncio.create_task(self._prepare())
+            await asyncio.wait({self._preparing}, timeout=_PREPARES)
+        await super().startup(sockets)
 
     async def main_loop(self) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,14 +28,17 @@ _WAITS: Final = 0.2  # seconds that a page waits for a section that may follow, 
 _SHOW_AGE: Final = 15.0  # an answer that is kept for longer says of when it is
 _NEWS: Final = 5.0  # the age of rows that the API returns, at most
 _ALIVE: Final = 1.0
+_DAY: Final = 86400.0
 
 # What changes with the rows of a section. Counts of the statistics may be late, and are taken before the rows: then these are read
-# once more than needed.
+# once more than needed. Statements are those of yesterday, today and tomorrow by this machine's clock, so that the server plans for
+# three partitions and not for a hundred; the end of an older one shows in its session.
 MARKS: Final = {
     "live": """(SELECT pg_catalog.concat(count(*), ' ', max(s.start_time), ' ', max(s.last_activity_at), ' ',
                                          bit_xor(pg_catalog.hashtextextended(s.session_id::text, 0))) FROM instrumentation.sessions s WHERE s.status = 'active')
                || (SELECT pg_catalog.concat(' ', count(*), ' ', bit_xor(pg_catalog.hashtextextended(t.statement_id::text, 0)))
-                   FROM instrumentation.sql_statements t WHERE t.status = 'executing')""",
+                   FROM instrumentation.sql_statements t WHERE t.status = 'executing'
+                     AND t.statement_id >= '{first}' AND t.statement_id < '{last}')""",
     "monitor": """(SELECT pg_catalog.concat(count(*), ' ', count(*) FILTER (WHERE m.seen_at > clock_timestamp() - 3 * m.report_interval), ' ', max(m.seen_at))
                    FROM pgvigil.session_monitors m)""",
     "sessions": """(SELECT pg_catalog.concat(pg_catalog.pg_stat_get_tuples_inserted(c), ' ', pg_catalog.pg_stat_get_tuples_updated(c), ' ',
@@ -133,18 +137,16 @@ class Sections:
         due = [name for name in names if (known := self._current(name)) is None or now >= known.expires]
         away: Problem | None = None
         marked = [name for name in due if self._may_be_same(name, now)]
+        is_silent = now - self._answered >= _ALIVE
         # If others are due as well, the marks are read in their transaction.
-        if marked == due and (due or now - self._answered >= _ALIVE):
+        if (marked == due and (due or is_silent)) or self._was_away(due) or (is_silent and len(self._groups(due)) > 1):
             try:
-                due = await self._without_same(due, marked)
+                due = await self._without_same(due, marked if marked == due else [])
             except Problem as error:
                 away = error
                 self._problems.update(dict.fromkeys(due, error))
-        wanted = due if away is None else []  # whoever has waited for a frozen server once does not wait twice
-        cheap = [name for name in wanted if self._is_cheap(name)]
-        tasks = [self._read((name,)) for name in wanted if name not in cheap]
-        if cheap:
-            tasks.append(self._read(tuple(cheap)))
+        # Whoever has waited for a frozen server once does not wait twice.
+        tasks = [self._read(group) for group in self._groups(due)] if away is None else []
         await self._finish(tasks, due, self._store.deadline)
         found: dict[str, Answer | Problem | None] = {}
         for name in names:
@@ -194,6 +196,15 @@ class Sections:
             if known is not None and known.mark == marks[self._known[name].mark or ""]:
                 known.expires = max(known.expires, now + self._known[name].seconds)
         return [name for name in due if (known := self._current(name)) is None or now >= known.expires]
+
+    def _was_away(self, due: list[str]) -> bool:
+        """Return true if the database did not answer before: then one asks whether it is back, and the others do not fail meanwhile."""
+        return any((known := self._problems.get(name)) is not None and known.kind == "database-away" for name in due)
+
+    def _groups(self, due: list[str]) -> list[tuple[str, ...]]:
+        """Return the names that are read together; those that cost much are read alone."""
+        cheap = tuple(name for name in due if self._is_cheap(name))
+        return [*((name,) for name in due if name not in cheap), *([cheap] if cheap else [])]
 
     def _current(self, name: str) -> Answer | None:
         """Return the answer, unless something was changed since by whoever wants to see it."""
@@ -288,4 +299,18 @@ class Sections:
     def _query(self, marks: Iterable[str]) -> str:
         """Return the question for marks; for none, one that shows only whether the database answers. Only within a question."""
         query = "SELECT " + (", ".join(MARKS[mark] for mark in marks) or "1")
-        return query.replace("{sessions}", self._store.table("sessions").replace("'", "''")) if "{" in query else query
+        if "{" not in query:
+            return query
+        now = time.time()
+        places = {
+            "{sessions}": self._store.table("sessions").replace("'", "''"),
+            "{first}": _floor(now - _DAY),
+            "{last}": _floor(now + _DAY),
+        }
+        return re.sub(r"\{[a-z]+\}", lambda found: places[found[0]], query)
+
+
+def _floor(seconds: float) -> str:
+    """Return the first id of a moment, as pgvigil.uuid_v7_floor does."""
+    digits = f"{round(seconds * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"

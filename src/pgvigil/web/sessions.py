@@ -3,7 +3,6 @@
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 import base64
 import json
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from psycopg.rows import dict_row
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from pgvigil.live.execution_queries import as_the_server_reads_it
 from pgvigil.web import problems
 from pgvigil.web.access import Principal
 from pgvigil.web.actions import MISSING, no_session
@@ -152,9 +152,7 @@ class _Filter:
 def _place(cursor: str) -> tuple[str, UUID]:
     try:
         at, _, id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().rpartition(" ")
-        if at not in ("infinity", "-infinity") and datetime.fromisoformat(at).tzinfo is None:
-            at = "no time"
-        return {"no time": ""}.get(at) or at, UUID(id)
+        return as_the_server_reads_it(at), UUID(id)
     except ValueError:
         raise problems.bad_parameter("query", "cursor", "has to be the next_cursor of a page before") from None
 

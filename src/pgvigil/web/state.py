@@ -215,6 +215,14 @@ class Pages:
         self._pages[name, top] = texts, made
         return made
 
+    async def prepare(self) -> None:
+        """Read and encode what the first visitors of any page would have to wait for."""
+        names = dict.fromkeys(("server", "alerts", *(one for page in PAGES.values() for one in page)))
+        found = await self._sections.page(dict.fromkeys(part for one in names for part in _COMPUTED.get(one, (one,))))
+        for name in names:
+            for private in (False, True):
+                self._text(name, found, private=private)
+
     def _text(self, name: str, found: dict[str, Answer | Problem | None], *, private: bool) -> str:
         parts = tuple(found[one] for one in _COMPUTED.get(name, (name,)))
         problem = next((part for part in parts if isinstance(part, Problem)), None)

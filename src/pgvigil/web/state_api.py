@@ -43,7 +43,7 @@ def router(app: FastAPI) -> APIRouter:
             return fresh(request, {"count": len(found), "rows": found})
 
     section("/connections", "connections", "Connections that are active, and what they run")
-    section("/statements/live", "live_statements", "Statements that are executing, the longest first")
+    section("/statements", "live_statements", "Statements that are executing, the longest first")
     section("/operations", "operations", "Operations of the last 24 hours")
     section("/jobs", "jobs", "Jobs, their last run and when they are due")
     section("/health", "health", "Checks of the database, the worst first")

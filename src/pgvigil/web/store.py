@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 import anyio.to_thread
 import psycopg
-from psycopg import errors
+from psycopg import errors, pq
 from psycopg.conninfo import make_conninfo
 
 from pgvigil.database import Target
@@ -60,7 +60,7 @@ class Store:
         *,
         size: int = 4,
         deadline: float = 1.3,
-        wait: float = 1.0,
+        wait: float = 0.9,
         max_waiting: int = 64,
         lock_timeout: float = 0.5,
         pause: float = 1.0,
@@ -111,13 +111,50 @@ class Store:
         """
         settings = f"SET LOCAL statement_timeout = {self._statement_timeout * 1000:.0f}; SET LOCAL lock_timeout = {self._lock_timeout * 1000:.0f}; "
 
-        def question(connection: Connection, until: float) -> tuple[str | None, ...]:
-            text = query()  # alone it needs no timeout: `until` ends it
-            result = deadline.ask(connection.pgconn, (settings + text if " FROM " in text else text).encode(), until)
-            values = (result.get_value(0, column) for column in range(result.nfields))
-            return tuple(None if value is None else value.decode() for value in values)
+        def statements() -> bytes:
+            text = query()  # alone it needs no timeout: the deadline ends it
+            return (settings + text if " FROM " in text else text).encode()
 
-        return await self.ask(question, bare=True)
+        result = await self._ask_here(statements)
+        if result is None:
+            result = await self.ask(
+                lambda connection, until: deadline.ask(connection.pgconn, statements(), until), bare=True
+            )
+        values = (result.get_value(0, column) for column in range(result.nfields))
+        return tuple(None if value is None else value.decode() for value in values)
+
+    async def _ask_here(self, statements: Callable[[], bytes]) -> pq.abc.PGresult | None:
+        """Ask in the event loop if a connection is idle. None: a thread has to ask. Raises Problem."""
+        connection = self._at_once()
+        if connection is None:
+            return None
+        try:
+            result = await deadline.ask_here(connection.pgconn, statements(), time.monotonic() + self.deadline)
+        except BaseException as error:
+            lost, late = self._let_go(connection)
+            if lost and not late:
+                self._drop_idle()
+                return None
+            raise self._problem(error, lost=lost) from error
+        else:
+            self._give_back(connection)
+            return result
+        finally:
+            self._slots.release()
+            with self._lock:
+                self._asking -= 1
+
+    def _at_once(self) -> Connection | None:
+        """Take a place and an idle connection, if a question can have both without waiting."""
+        if self._pid != os.getpid() or self._is_stale:
+            return None
+        with self._lock:
+            if self._closed or self._trying or not self._idle or time.monotonic() < self._away_until:
+                return None
+            if not self._slots.acquire(blocking=False):
+                return None
+            self._asking += 1
+            return self._idle.pop()
 
     async def shared(
         self,
@@ -189,7 +226,8 @@ class Store:
         if self._pid != os.getpid():
             _inherited.extend(self._idle)
             self._reset()
-        until = (time.monotonic() if began is None else began) + (budget or self.deadline)
+        began = time.monotonic() if began is None else began
+        until = began + (budget or self.deadline)
         with self._lock:
             if self._closed:
                 raise problems.database_away()
@@ -197,7 +235,7 @@ class Store:
                 raise problems.busy()
             self._asking += 1
         try:
-            if not self._slots.acquire(timeout=max(0.0, min(self._wait, until - time.monotonic()))):
+            if not self._slots.acquire(timeout=max(0.0, min(began + self._wait, until) - time.monotonic())):
                 raise problems.busy()
             try:
                 return self._guarded(
@@ -244,15 +282,8 @@ class Store:
                             connection, question, until, writing=writing, is_long=is_long, bare=bare
                         )
             except BaseException as error:
-                late = connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
-                lost = (
-                    connection.closed or connection.pgconn.status != 0 or late or (watch is not None and watch.expired)
-                )
-                if lost:
-                    connection.close()
-                else:
-                    self._give_back(connection)
-                if lost and was_idle and not writing and not late and not (watch and watch.expired):
+                lost, late = self._let_go(connection, watch)
+                if lost and was_idle and not writing and not late:
                     self._drop_idle()  # they are of the same server, which has been started again
                     continue
                 raise self._problem(error, lost=lost) from error
@@ -336,6 +367,17 @@ class Store:
             raise problems.database_away() from error
         connection._pgvigil_generation = generation  # type: ignore[attr-defined]
         return connection, False
+
+    def _let_go(self, connection: Connection, watch: deadline.Watch | None = None) -> tuple[bool, bool]:
+        """Close a connection after a failure, or keep it. Return whether it is lost, and whether only because it took too long."""
+        late = connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+        late = late or (watch is not None and watch.expired)
+        lost = late or connection.closed or connection.pgconn.status != 0
+        if lost:
+            connection.close()
+        else:
+            self._give_back(connection)
+        return lost, late
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 import { ago, badge, code, copyButton, count, fixed, h, link } from "./app.js";
 
 const value = (n) => n === null || n === undefined ? "–" : Math.abs(n) < 10 ? fixed(n, 3) : count(n);
-const list = (one) => one.source === "check" ? `jobs#check-${one.type}` : one.source === "anomaly" ? "executions" : `application#${encodeURIComponent(one.application)}`;
+const list = (one) => one.source === "check" ? `jobs#check-${one.type}` : one.source === "anomaly" ? "executions" : `application#app-${encodeURIComponent(one.application)}`;
 
 /** Alerts as a list, the worst first; `of` of them exist. */
 export function alertList(rows, of) {

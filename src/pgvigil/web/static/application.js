@@ -1,13 +1,15 @@
 import { Card, ago, badge, count, facts, h, link, percent, span, start, table } from "./app.js";
 import { alertList } from "./alert_list.js";
 
-function application(one) {
+function application(one, place, all) {
   const { session_metrics: s, recovery_metrics: r, performance_metrics: p, pool_metrics: pools } = one.metrics;
-  const id = encodeURIComponent(one.application);
+  // An application may be called like a part of the page, and two logins may report for one.
+  const isFirst = all.findIndex((other) => other.application === one.application) === place;
+  const id = `app-${encodeURIComponent(isFirst ? one.application : `${one.application} ${one.reported_by}`)}`;
   return h("section", { className: "card wide", "aria-labelledby": id }, h("h2", { id, tabindex: -1 }, one.application, " ", badge(one.status)),
     one.issues.length ? h("p", {}, one.issues.join(", ")) : null,
     facts([
-      ["Workers", link("#workers", count(one.workers)), h("span", { className: "muted" }, " seen ", ago(one.last_seen_at))], ["Sessions open", `${count(s.active_sessions)} (most ${count(s.peak_active_sessions)})`], ["Created", count(s.creations)], ["Closed", count(s.closures)],
+      ["Workers", link("#workers", count(one.workers)), h("span", { className: "muted" }, " seen ", ago(one.last_seen_at))], ["Login", one.reported_by], ["Sessions open", `${count(s.active_sessions)} (most ${count(s.peak_active_sessions)})`], ["Created", count(s.creations)], ["Closed", count(s.closures)],
       ["Leaked", h("span", { className: s.leaked ? "bad" : "" }, count(s.leaked))], ["Committed", count(s.commits)], ["Rolled back", count(s.rollbacks)], ["Ended by neither", count(s.discarded)],
       ["Errors", `${count(s.errors)} (${percent(s.error_rate)})`], ["Detached instances", `${count(r.detached_instance_errors)} (recovered ${count(r.successful_recoveries)})`], ["Missing greenlet", count(r.missing_greenlet_errors)], ["Session p95", span(p.p95)],
     ]),

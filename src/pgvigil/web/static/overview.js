@@ -52,7 +52,7 @@ function trend(name, value, format) {
 function pools(applications) {
   const rows = applications.flatMap((one) => Object.entries(one.metrics.pool_metrics.pools).map(([name, pool]) => ({ application: one.application, status: one.status, name, pool })));
   return table("Connection pools", [
-    ["Application", (row) => link(`application#${encodeURIComponent(row.application)}`, row.application)],
+    ["Application", (row) => link(`application#app-${encodeURIComponent(row.application)}`, row.application)],
     ["Pool", (row) => row.name],
     ["In use", (row) => row.pool.capacity === null ? count(row.pool.checked_out)
       : [h("meter", { min: 0, max: row.pool.capacity, low: 0.8 * row.pool.capacity, high: 0.95 * row.pool.capacity, optimum: 0, value: row.pool.checked_out, "aria-label": `${row.application} ${row.name}: connections in use` }), ` ${count(row.pool.checked_out)} of ${count(row.pool.capacity)}`]],
