@@ -104,9 +104,9 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
                 "Use a role that sees every row: one with BYPASSRLS, or with a policy of its own USING (true).",
             )
         return PreconditionError(f"a right is missing: {words}", _grant(words, arguments))
-    # On a standby a transaction cannot even be set to write.
+    # On a standby a transaction cannot even be set to write: the server's checks of settings refuse that, in its own language.
     if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or (
-        isinstance(error, psycopg.errors.FeatureNotSupported) and "recovery" in words
+        isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_file in ("guc.c", "variable.c")
     ):
         return PreconditionError(
             f"this server can only be read: {words}",
@@ -119,16 +119,24 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
     return other_state.explain(error)
 
 
-# Which of our roles has what a statement was refused for, and whether the connected role is a member of it already.
+# Which of our roles have a right that the connected role lacks on something that the message names, in whatever language, and whether
+# the connected role is a member of it already.
 _HOLDERS = """
     SELECT r.rolname::text, pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')
     FROM pg_catalog.pg_roles r
-    WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}')
-      AND CASE WHEN %(is_routine)s THEN EXISTS (
-                   SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                   WHERE n.nspname IN ('pgvigil', 'instrumentation') AND p.proname = %(name)s
-                     AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE'))
-               ELSE true END
+    WHERE r.rolname = ANY ('{pgvigil_reader,pgvigil_admin}') AND EXISTS (
+        SELECT FROM pg_catalog.pg_namespace n
+        WHERE n.nspname = ANY (%(names)s)
+          AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        UNION ALL
+        SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname IN ('pgvigil', 'instrumentation') AND p.proname = ANY (%(names)s)
+          AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')
+          AND NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+        UNION ALL
+        SELECT FROM pg_catalog.pg_class c CROSS JOIN pg_catalog.unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) privilege
+        WHERE c.relkind IN ('r', 'p', 'v') AND c.relname = ANY (%(names)s)
+          AND pg_catalog.has_table_privilege(r.oid, c.oid, privilege) AND NOT pg_catalog.has_table_privilege(c.oid, privilege))
     ORDER BY r.rolname DESC"""
 _FOR = {"pgvigil_reader": "lets it read", "pgvigil_admin": "lets it run jobs too"}
 
@@ -138,13 +146,11 @@ def _grant(words: str, arguments: argparse.Namespace) -> str:
     from pgvigil.commands.common.target import named_target
 
     target = named_target(arguments)
-    found = re.search(r"permission denied for (schema|table|view|function|procedure) (\S+)", words)
-    if target is None or not found:
+    if target is None or words.startswith("must be "):  # the owner, or a superuser
         return "Use a role that has it."
     try:
         with database.connect(target, "rights") as conn:
-            parameters = {"is_routine": found[1] in ("function", "procedure"), "name": found[2]}
-            rows = conn.execute(_HOLDERS, parameters).fetchall()
+            rows = conn.execute(_HOLDERS, {"names": re.findall(r"\w+", words)}).fetchall()
             user = conn.execute("SELECT pg_catalog.quote_ident(current_user)").fetchone()
     except (psycopg.Error, PgvigilError):
         return "Use a role that has it."

@@ -27,6 +27,9 @@ _RUN_LOCK_HELD = f"""
     AND (l.classid::bigint << 32 | l.objid::bigint) = {_RUN_LOCK}
 """
 
+# "while inserting index tuple (0,1) in relation "sessions"", "beim Einfügen von Indextupel (0,1) in Relation »sessions«"
+_ROW = re.compile(r"\(\d+,\d+\).*?[\"»«„“]\s?(.+?)\s?[\"«»“”]")
+
 # A DDL statement that waits for its lock makes all later ones wait too: so it waits this long at a time …
 LOCK_TIMEOUT_MS = 200
 # … and holds nothing between attempts.
@@ -207,7 +210,7 @@ def retry_on_lock(
 
 def _lock_of(error: psycopg.Error) -> str:
     """Return in words what was waited for: a table, or a row that another transaction makes at the same time."""
-    row = re.search(r"index tuple \S+ in relation \"(.+)\"", error.diag.context or "")
+    row = _ROW.search(error.diag.context or "")
     return f"a lock on a row that another transaction is writing too ({row[1]})" if row else "a table lock"
 
 

@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 from pgvigil import project
 from pgvigil.errors import PreconditionError
 from pgvigil.owner import confined
+from pgvigil.text import raised_in
 
 T = TypeVar("T")
 
@@ -39,16 +40,22 @@ def explain(error: psycopg.Error) -> PreconditionError | None:
         failure = PreconditionError(
             f"an object of pgvigil is missing in this database, or is another one: {words}", _HINT
         )
-    elif place := re.search(
-        r"^(?:PL/pgSQL|SQL) function .+?(?= line \d+| statement \d+|$)", error.diag.context or "", re.MULTILINE
-    ):
+    elif place := _function(error.diag.context or ""):
         failure = PreconditionError(
-            f"a function of this database failed: {words} ({place[0]})",
+            f"a function of this database failed: {words} ({place})",
             "See pgvigil validate, which names what was changed. If nothing was, this is a defect of pgvigil: please report it.",
         )
     if failure:
         failure.__cause__ = error
     return failure
+
+
+def _function(context: str) -> str:
+    """Return the function that raised an error, as the server names it in English; or ""."""
+    if raised := raised_in(context):
+        return f"PL/pgSQL function {raised}"
+    found = re.search(r"^SQL function .+?(?= statement \d+|$)", context, re.MULTILINE)
+    return found[0] if found else ""
 
 
 def _is_ours(words: str, sqlstate: str) -> bool:

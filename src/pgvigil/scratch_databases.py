@@ -1,5 +1,6 @@
 """Create temporary databases and drop them: closed to other roles, marked by pgvigil, and only dropped with that mark.
 
+require_right(conn, purpose)                             refuses before the work that ends in one
 make(conn, name, owner=…, options=…) -> Scratch          closed from the start
 drop(target, scratch, log)                               if it is still the one that was created
 drop_leftovers(conn, pattern, log)                       databases that killed runs have left
@@ -22,7 +23,7 @@ from psycopg import sql
 
 from pgvigil import database
 from pgvigil.database import Target
-from pgvigil.errors import ConnectError, PgvigilError
+from pgvigil.errors import ConnectError, PgvigilError, PreconditionError
 
 Log = Callable[[str], object]
 
@@ -38,6 +39,18 @@ class Scratch(NamedTuple):
 
     name: str
     mark: str
+
+
+def require_right(conn: psycopg.Connection, purpose: str, otherwise: str = "") -> None:
+    """Raise PreconditionError if the role may not create databases, before the work that ends in one. `otherwise` avoids that."""
+    row = conn.execute(
+        "SELECT rolsuper OR rolcreatedb, pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    if row is not None and not row[0]:
+        raise PreconditionError(
+            f"{purpose} needs a scratch database, and role {row[1]} may not create databases",
+            f"As a superuser: ALTER ROLE {row[1]} CREATEDB;{f' Or {otherwise}.' if otherwise else ''} Nothing was changed.",
+        )
 
 
 def make(

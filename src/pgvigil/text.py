@@ -28,6 +28,8 @@ UNSEEN: Final = re.compile(rf"{_INVISIBLE.pattern}|(?<=#)#(?=\[|vso\[)")
 _NAME: Final = re.compile(r'(?<![\w&$])"(?:[^"\n]|""){1,63}"(?!")')
 _NAME_OVER_LINES: Final = re.compile(r'(?<![\w&$])"(?:[^"]|""){1,63}"(?!")')
 _PLAIN_BYTES: Final = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\")
+# "PL/pgSQL function f(integer) line 3 at RAISE", "PL/pgSQL-Funktion f(integer) Zeile 3 …", "fonction PL/pgSQL f(integer), ligne 3 …"
+_PLPGSQL: Final = re.compile(r"PL/pgSQL(?:-\w+|[^\x00-\x7f]+)?(?: function)? ?([^(\n]+\([^)\n]*\))")
 _PLURALS: Final = {"index": "indexes", "table or view": "tables or views"}
 _COMMAND: Final = re.compile(r"^(?=[^\S\n]*::)", re.MULTILINE)
 COMMAND_AHEAD: Final = (
@@ -65,6 +67,12 @@ def block(text: str) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number of things in words: "1 session", "1,178 sessions"."""
     return f"{number:,} {thing if number == 1 else _PLURALS.get(thing, thing + 's')}"
+
+
+def raised_in(context: str | None) -> str:
+    """Return the innermost PL/pgSQL function of an error's context, with its arguments, in whatever language the server speaks; or ""."""
+    found = _PLPGSQL.search(context or "")
+    return found[1] if found else ""
 
 
 def quoted(word: str) -> str:

@@ -348,6 +348,29 @@ def test_a_plain_owner_with_createdb_rehearses(plain: Database, roles: Roles, ca
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.client_side
+@pytest.mark.parametrize("command", ["create", "verify", "rehearse", "guard"])
+def test_a_role_without_createdb_is_told_so_before_the_work(
+    plain: Database, roles: Roles, call: Run, tmp_path: Path, command: str
+) -> None:
+    at = ("--database-url", roles.url(roles.owner, plain.name))
+    archive = ""
+    if command == "verify":
+        made = call("pgvigil", "backup", "create", "--verify-backup", "read", "--json", *at)
+        archive = json.loads(made.stdout)["archive"]
+    roles.administer("ALTER ROLE {} NOCREATEDB", roles.owner)
+    elsewhere = tmp_path / "not made"
+    words = {
+        "create": ["backup", "create", "--verify-backup", "restore", "--backup-dir", elsewhere],
+        "verify": ["backup", "verify", archive],
+        "rehearse": ["migrate", "--rehearse", "--backup-dir", elsewhere],
+        "guard": ["guard", "--rehearse", "--backup-dir", elsewhere],
+    }[command]
+    done = call("pgvigil", *words, *at, *(["--", "true"] if command == "guard" else []))
+    assert (done.returncode, f'ALTER ROLE "{roles.owner}" CREATEDB;' in done.stderr) == (4, True), done.stderr
+    assert not elsewhere.exists()
+
+
 def test_a_tablespace_that_the_owner_may_not_use_does_not_stop_a_proof(
     owned: Database, roles: Roles, call: Run
 ) -> None:

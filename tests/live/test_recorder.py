@@ -484,6 +484,21 @@ def test_batch_whose_commit_nobody_acknowledged_is_written_once(fresh: Database,
     assert operations(fresh) == names(100)
 
 
+@pytest.mark.parametrize("kind", ["performance", "execution"])
+def test_flush_after_a_commit_that_nobody_acknowledged_does_not_say_spilled(
+    fresh: Database, make: Make, proxy: Proxy, kind: str
+) -> None:
+    recorder = make(through(proxy, fresh))
+    if kind == "performance":
+        recorder.record_performance("op 0", 1)
+    else:
+        ExecutionTracker(recorder).log_execution_background("op 0", "postgresql")
+    assert recorder.flush() == "written"
+    assert proxy.cut.is_set()
+    written = "SELECT operation FROM performance_logs UNION ALL SELECT query FROM query_executions"
+    assert fresh.execute(written) == [("op 0",)]
+
+
 def test_statements_whose_commit_nobody_acknowledged_are_written_once(
     fresh: Database, make: Make, proxy: Proxy
 ) -> None:

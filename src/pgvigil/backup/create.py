@@ -30,7 +30,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import pq
 
-from pgvigil import __version__, database
+from pgvigil import __version__, database, scratch_databases
 from pgvigil.backup import fingerprint, manifest, owner_code, pg_tools, scratch_restore
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.backup.manifest import Backup, Kind
@@ -129,6 +129,7 @@ def take(
     if the verification would run other roles' code as a superuser and `run_owner_code` does not allow it.
     """
     if proof == "restore" and kind != "command":
+        scratch_databases.require_right(conn, "--verify-backup restore", "verify it with --verify-backup read")
         owner_code.require_consent_for(
             conn, run_owner_code, otherwise="verify it with --verify-backup read, which runs none of that code"
         )

@@ -1,6 +1,7 @@
 """Make a copy of a database from an archive of it, and compare it with what the archive should hold.
 
 scratch(conn, target, archive, prefix, log)                        a copy that exists as long as the block
+rehearsal_copy(conn, target, archive, log)                         one to rehearse on
 verify(conn, target, archive, schema, tables, large_objects, log) -> Proved
 new_database, load, compare, integrity                             the steps of both, and of a restore
 
@@ -26,7 +27,7 @@ from pgvigil import database, scratch_databases
 from pgvigil.backup import fingerprint, pg_tools
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.database import Target
-from pgvigil.errors import BackupError, RestoreError, UnequalError
+from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError
 from pgvigil.progress import Reporter
 from pgvigil.text import counted
 
@@ -100,11 +101,27 @@ def scratch(
     except psycopg.Error as error:
         if database.is_lost(error):
             raise database.lost(error, " while a scratch copy was made") from error
-        raise RestoreError(
+        lacks = isinstance(error, psycopg.errors.InsufficientPrivilege)
+        raise (PreconditionError if lacks else RestoreError)(
             f"the scratch database failed: {' '.join(str(error).split())}",
             "Use a role that may create databases and that owns the objects in this one, or is a member of their owners; "
             "--verify-backup read needs neither. Nothing was changed.",
         ) from error
+
+
+@contextmanager
+def rehearsal_copy(conn: psycopg.Connection, target: Target, archive: Path, log: Reporter) -> Iterator[Target]:
+    """Yield a copy for a rehearsal. Raises BackupError, not RestoreError: nothing is being replaced by the backup."""
+    try:
+        with scratch(conn, target, archive, "pgvigil_rehearsal", log) as there:
+            yield there
+    except RestoreError as error:
+        raise BackupError(error.message, error.hint or "Nothing was changed.") from error
+
+
+def require_right_to_rehearse(conn: psycopg.Connection) -> None:
+    """Raise PreconditionError, before the backup, if this role may not make the copy that a rehearsal needs."""
+    scratch_databases.require_right(conn, "a rehearsal", "leave --rehearse out")
 
 
 def require_sessions(conn: psycopg.Connection) -> None:

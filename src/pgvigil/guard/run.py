@@ -104,6 +104,7 @@ def guard(target: Target, options: Options, log: Reporter, outcome: Outcome) -> 
         database.require_more_sessions(conn, 2, "guard")  # the watch and the command, or a backup
         if options.rehearse:
             rehearsal.require_possible(conn)
+            scratch_restore.require_right_to_rehearse(conn)
             owner_code.require_consent_for(conn, options.run_owner_code, otherwise="leave --rehearse out")
         _require_new_name(conn, options.application_name)
         with locks.run_lock(conn, options.lock_wait):
@@ -223,7 +224,7 @@ def _rehearse(
             "a rehearsal needs a full backup to make its copy from", "Use --backup full. Nothing was changed."
         )
     log("rehearsing on a scratch copy; the command can reach nothing else")
-    with scratch_restore.scratch(conn, target, Path(archive.archive), "pgvigil_rehearsal", log.indented()) as there:
+    with scratch_restore.rehearsal_copy(conn, target, Path(archive.archive), log.indented()) as there:
         done = rehearsal.rehearse(conn, there, order | {"since": moment(conn)}, start, log)
     log.document["rehearsal"] |= asdict(done)
     for lock in done.locks:

@@ -160,6 +160,7 @@ class Delivery:
         self._next_look = 0.0
         self._reconnections = 0
         self.failures = 0  # attempts to connect or to write that failed, since the start
+        self.failures_in_row = 0
         self.server_starts = (
             False  # true: the last failure was the answer of a server that is about to accept connections
         )
@@ -220,6 +221,9 @@ class Delivery:
             self._empty_hand()
         except Ended as error:
             self.reconnect(error)
+        except Uncertain as error:
+            # To find out what became of the batch, before a flush that waits is told "spilled" of rows that are there.
+            self.reconnect(error)
         except Unavailable as error:
             self.fail(error)
         finally:
@@ -255,18 +259,21 @@ class Delivery:
             self._counters.lock.notify_all()
         return True
 
-    def reconnect(self, error: Ended) -> None:
-        """Reconnect at the next step, at once: a server or pooler may end idle connections, so this is not a failure yet."""
+    def reconnect(self, error: Ended | Uncertain) -> None:
+        """Reconnect at the next step, at once: a server or pooler may end connections, so this is not a failure yet."""
         self._reconnections += 1
         if self._reconnections > _RECONNECTIONS:
             self.fail(error)
-        else:
-            self._return_to_spill()
+            return
+        if isinstance(error, Uncertain):
+            self._counters.error(error)
+        self._return_to_spill()
 
     def fail(self, error: Exception) -> None:
         """Schedule a retry after the database failed to take the records in hand, and start the clock for spilling."""
         self._counters.error(error)
         self.failures += 1
+        self.failures_in_row += 1
         self.server_starts = bool(_STARTING.search(str(error)))
         now = time.monotonic()
         self.lost_at = now if self.lost_at is None else self.lost_at
@@ -403,7 +410,7 @@ class Delivery:
         self._count(part, len(part), "dropped")
 
     def _database_is_there(self) -> None:
-        self._pause, self.lost_at, self._reconnections = 0.0, None, 0
+        self._pause, self.lost_at, self._reconnections, self.failures_in_row = 0.0, None, 0, 0
 
     def _count(self, part: _Batch, records: int, outcome: str) -> None:
         with self._counters.lock:

@@ -335,6 +335,8 @@ class Recorder:
                 self._sleep(self._limit, 0.1)
             elif self._closing and not (self._queue or delivery.holding):
                 self._sleep(self._limit, min(delivery.next_try - now, 0.1))
+            elif delivery.lost_at is not None and not self._must_spill():
+                self._sleep(self._limit, delivery.next_try - now)
             return
         if not (self._queue or delivery.holding or (delivery.spilled and delivery.lost_at is None)):
             wanted = min(delivery.next_look, self._next_report) if delivery.connected else now + LOOK
@@ -404,7 +406,10 @@ class Recorder:
         now = time.monotonic()
         if now < delivery.spill_again or not (self._queue or delivery.holding):
             return False
-        if self._waited_for() and (delivery.lost_at is not None or (delivery.spilled and not self._closing)):
+        if self._waited_for() and delivery.spilled and not self._closing:
+            return True
+        # A flush is not told "spilled" for one broken connection: the next one may do.
+        if self._waited_for() and delivery.lost_at is not None and (self._closing or delivery.failures_in_row > 1):
             return True
         if delivery.lost_at is not None and now - delivery.lost_at >= self._spill_after:
             return True

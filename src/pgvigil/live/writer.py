@@ -95,9 +95,11 @@ class Ended(Unavailable):
 
 
 class Uncertain(Unavailable):
-    """An error that says that the connection broke during COMMIT. `probe` finds out later if it was committed."""
+    """An error that says that the connection broke during COMMIT. `probe` finds out later if it was committed; without one, the
+    batch can be sent again.
+    """
 
-    def __init__(self, message: str, probe: Probe) -> None:
+    def __init__(self, message: str, probe: Probe | None) -> None:
         super().__init__(message)
         self.probe = probe
 
@@ -229,7 +231,7 @@ class Writer:
         except psycopg.Error as error:
             words = _one_line(error)
             broken = self._undo(connection)
-            if place == "COMMIT" and broken and probe:
+            if place == "COMMIT" and broken:
                 raise Uncertain(_public(error), probe) from error
             if (
                 not broken

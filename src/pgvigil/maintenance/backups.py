@@ -12,7 +12,7 @@ from pathlib import Path
 
 from psycopg import errors
 
-from pgvigil import database
+from pgvigil import database, scratch_databases
 from pgvigil.backup import catalogue, manifest, owner_code, proofs, scratch_restore
 from pgvigil.backup import create as backup
 from pgvigil.backup.create import Proof
@@ -49,6 +49,7 @@ def verify(target: Target, archive: Path, log: Reporter, *, run_owner_code: bool
     try:
         with manifest.opened(archive) as made, database.connect(target, "backup (verify)") as conn:
             preflight.require_primary(conn)
+            scratch_databases.require_right(conn, "backup verify")
             log(f"{archive.name}: intact, taken at {made.began_at}, revision {made.revision or 'base'}")
             owner_code.require_roles(conn, made.roles)
             owner_code.require_consent(conn, made.owners, run_owner_code, system_identifier=made.system_identifier)

@@ -213,6 +213,7 @@ def _position(migrations: list[Migration], to: str | None) -> int:
 def _backup(run: Run, target: Target, options: Options, log: Reporter) -> Backup | None:
     if options.rehearse:
         run.chain.require_rehearsal(run.pending)
+        scratch_restore.require_right_to_rehearse(run.conn)
         owner_code.require_consent_for(run.conn, options.run_owner_code, otherwise="leave --rehearse out")
     if options.backup_kind == "none":
         log("warning: skipping the backup (--backup none)")
@@ -241,7 +242,7 @@ def _rehearse(run: Run, target: Target, archive: Backup | None, options: Options
         return cast("list[dict[str, Any]]", silent.document.get("statements", []))
 
     log("rehearsing on a scratch copy")
-    with scratch_restore.scratch(run.conn, target, Path(archive.archive), "pgvigil_rehearsal", log.indented()) as there:
+    with scratch_restore.rehearsal_copy(run.conn, target, Path(archive.archive), log.indented()) as there:
         rehearsal = rehearse.rehearse(there, work)
     log.document["rehearsal"] = asdict(rehearsal) | {"statements": silent.document.get("statements", [])}
     for lock in rehearsal.locks:

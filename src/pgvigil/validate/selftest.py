@@ -9,7 +9,6 @@ More than 400 lines: one check after another, and their order is that of a sessi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +21,7 @@ from psycopg.types.json import Jsonb
 from pgvigil import project
 from pgvigil.database import see_all_rows
 from pgvigil.errors import ConnectError, PreconditionError
+from pgvigil.text import raised_in
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.object_ref import ObjectRef
 from pgvigil.validate.catalog.snapshot import Connection
@@ -473,7 +473,7 @@ def _is_of_application(error: psycopg.Error) -> bool:
         relation = diag.table_name or ""
         return relation in ("sessions", *_CHILDREN) and ObjectRef.on(kind, relation, quoted(name)) not in declared
     if isinstance(error, errors.RaiseException):
-        place = re.match(r"PL/pgSQL function ([^(]+\([^)]*\))", diag.context or "")
-        names = (place[1], f"pgvigil.{place[1]}") if place else ()
-        return bool(names) and not {ObjectRef("function", name) for name in names} & declared.keys()
+        place = raised_in(diag.context)
+        names = {ObjectRef("function", name) for name in (place, f"pgvigil.{place}")}
+        return bool(place) and not names & declared.keys()
     return False
