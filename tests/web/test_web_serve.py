@@ -154,7 +154,7 @@ def test_the_first_answer_is_prepared_but_not_for_long(monkeypatch: pytest.Monke
         done.append("answered")
         await _nothing(_, receive, send)
 
-    monkeypatch.setattr(quiet, "_PREPARES", 0.1 if kind == "endless" else 60)
+    monkeypatch.setattr(quiet, "PREPARES", 0.1 if kind == "endless" else 60)
     listener = socket.create_server(("127.0.0.1", 0))
     server = quiet.Server(uvicorn.Config(answer, lifespan="off", log_level="critical"), prepare)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

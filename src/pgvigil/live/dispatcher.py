@@ -222,7 +222,7 @@ class Delivery:
         except Ended as error:
             self.reconnect(error)
         except Uncertain as error:
-            # To find out what became of the batch, before a flush that waits is told "spilled" of rows that are there.
+            # To find out what became of the batch, before a waiting flush says "spilled" of rows that are there.
             self.reconnect(error)
         except Unavailable as error:
             self.fail(error)

@@ -408,7 +408,7 @@ class Recorder:
             return False
         if self._waited_for() and delivery.spilled and not self._closing:
             return True
-        # A flush is not told "spilled" for one broken connection: the next one may do.
+        # A flush does not say "spilled" for one broken connection: the next one may do.
         if self._waited_for() and delivery.lost_at is not None and (self._closing or delivery.failures_in_row > 1):
             return True
         if delivery.lost_at is not None and now - delivery.lost_at >= self._spill_after:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.server import ServerState
 
-_PREPARES: Final = 0.5  # seconds
+PREPARES: Final = 0.5  # seconds
 
 
 class _State(ServerState):
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         if self._prepare is not None:  # clients can connect already, and wait
             self._preparing = asyncio.create_task(self._prepare())
-            await asyncio.wait({self._preparing}, timeout=_PREPARES)
+            await asyncio.wait({self._preparing}, timeout=PREPARES)
         await super().startup(sockets)
 
     async def main_loop(self) -> None:

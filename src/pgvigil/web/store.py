@@ -2,6 +2,8 @@
 
 Four threads ask at once; others wait up to a second. While a server is away or frozen, one caller at a time tries it; the
 others fail at once.
+
+More than 400 lines: the pool, its deadlines and its failures share one state.
 """
 
 from __future__ import annotations

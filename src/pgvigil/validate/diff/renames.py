@@ -498,7 +498,7 @@ def _as_rule(there: Attributes, expected: Attributes) -> Attributes:
 
 
 def _operator(ref: ObjectRef) -> str:
-    """As another operator names it."""
+    """Return an operator as another operator names it."""
     return f"OPERATOR({ref.schema}.{ref.name})" if ref.schema else ref.name
 
 

@@ -12,7 +12,7 @@ from pgvigil.validate.catalog.trigger_clauses import trigger_head, trigger_tail
 
 
 def column(attributes: Attributes) -> str:
-    """`type` is left out of a typed table's."""
+    """Write a column of a new table; `type` is left out for a typed table."""
     text: str = attributes.get("type", "")
     text += f" COLLATE {attributes['collation']}" if "collation" in attributes else ""
     text += f" COMPRESSION {attributes['compression']}" if "compression" in attributes else ""

@@ -82,7 +82,7 @@ def usual_multirange(label: str) -> str:
 
 
 def constructors(label: str, attributes: Attributes) -> tuple[str, str]:
-    """Names of the functions that come with a range type."""
+    """Return the names of the functions that come with a range type."""
     return label, attributes.get("range", {}).get("MULTIRANGE_TYPE_NAME", usual_multirange(label))
 
 

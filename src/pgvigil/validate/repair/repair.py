@@ -401,7 +401,7 @@ class Repairs:
         )
 
     def _rights_on_columns(self, relation: ObjectRef, role: str) -> Iterator[str]:
-        """Rights that a role had before it became the owner: they come back to it, and not to the owner that there is to be."""
+        """Give back the rights that a role had before it became the owner; the expected owner gets none of them."""
         owner = quoted(self.expected[relation].get("owned_by", self.found.owner))
         for ref, of in self.expected.items():
             if (
@@ -527,7 +527,7 @@ class Repairs:
                 yield ddl.drop(own, label, {}).replace("CONSTRAINT", "CONSTRAINT IF EXISTS", 1)
 
     def _generated(self, ref: ObjectRef, root: str, expected: Attributes, found: Attributes) -> str:
-        """Another expression. Nothing is lost that cannot be computed again; what needs the column goes with it, and comes again."""
+        """Set another expression. Computed values are lost and computed again; objects that need the column are dropped and made again."""
         server = self.found.server
         if server and server.major >= 17 and expected.get("virtual") == found.get("virtual"):
             parts = (self.found.objects[part].get("definition", "") for part in self.found.parts.get(root, ()))
