@@ -957,6 +957,9 @@ def test_a_missing_right_is_told_once_with_the_grant(call: Run, fresh: Database)
         assert (done.returncode, "GRANT pgvigil_reader" in done.stderr) == (4, False), done.stderr
         assert f'GRANT pgvigil_admin TO "{role}"; lets it run jobs too' in done.stderr
         done = call("pgvigil", "backup", "create", "--database-url", url)
+        assert (done.returncode, f'ALTER ROLE "{role}" CREATEDB;' in done.stderr) == (4, True), done.stderr
+        fresh.execute(f'ALTER ROLE "{role}" CREATEDB')
+        done = call("pgvigil", "backup", "create", "--database-url", url)
         assert (done.returncode, "one with pg_read_all_data" in done.stderr) == (5, True), done.stderr
         for verb in ("migrate", "setup"):  # there is nothing to do, and it may not store the reference
             done = call("pgvigil", verb, "--database-url", url)
