@@ -298,7 +298,9 @@ def test_what_comes_in_binary_is_what_comes_as_text(
 
 def test_every_type_comes_back_as_it_was(fresh: Database, tmp_path: Path) -> None:
     _all_types(fresh)
-    fresh.execute("ALTER TABLE performance_logs ADD COLUMN bits bit(3) DEFAULT '101', ADD COLUMN mark \"char\" DEFAULT 'x'")
+    fresh.execute(
+        "ALTER TABLE performance_logs ADD COLUMN bits bit(3) DEFAULT '101', ADD COLUMN mark \"char\" DEFAULT 'x'"
+    )
     keep(fresh)
     archive(fresh, tmp_path)
     restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
@@ -314,8 +316,12 @@ def test_times_of_all_eras_are_archived_and_listed(
     if in_files == "binary":
         request.getfixturevalue("in_binary")
     old_logs(fresh, rows=4)
-    for number, time in enumerate(("4714-11-24 00:00:00+00 BC", "0001-12-31 23:59:59.5+00 BC", "289999-12-31 23:59:59+00"), 1):
-        fresh.execute("UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number))
+    for number, time in enumerate(
+        ("4714-11-24 00:00:00+00 BC", "0001-12-31 23:59:59.5+00 BC", "289999-12-31 23:59:59+00"), 1
+    ):
+        fresh.execute(
+            "UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number)
+        )
     keep(fresh)
     was = fresh.execute("SELECT created_at::text FROM performance_logs ORDER BY id")
     assert archive(fresh, tmp_path) == "archived 4 rows"
@@ -330,9 +336,13 @@ def test_times_of_all_eras_are_archived_and_listed(
 def test_a_time_that_no_file_can_hold_is_said_and_hinders_no_other_partition(fresh: Database, tmp_path: Path) -> None:
     partition = old_logs(fresh, ago=21, rows=3)
     old_logs(fresh, ago=20, rows=5)
-    fresh.execute("UPDATE performance_logs SET created_at = '294276-12-31 23:59:59+00' WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)")
+    fresh.execute(
+        "UPDATE performance_logs SET created_at = '294276-12-31 23:59:59+00' WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)"
+    )
     keep(fresh)
-    with pytest.raises(JobError, match=f"1 of 2 could not be archived: {partition}: DuckDB cannot write a file: .*294276"):
+    with pytest.raises(
+        JobError, match=f"1 of 2 could not be archived: {partition}: DuckDB cannot write a file: .*294276"
+    ):
         archive(fresh, tmp_path)
     assert [one.rows for one in listed(fresh)] == [5]
     retention(fresh)
@@ -380,8 +390,9 @@ def test_ranges_are_read_in_one_snapshot(
     assert is_there(fresh, partition)
 
 
+@pytest.mark.usefixtures("in_binary")
 def test_the_next_partition_is_read_while_one_ends(
-    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ago in (20, 21, 22):
         old_logs(fresh, ago=ago, rows=300)
@@ -399,9 +410,10 @@ def test_the_next_partition_is_read_while_one_ends(
     assert faults(fresh) == []
 
 
+@pytest.mark.usefixtures("in_binary")
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_an_archive_that_fails_leaves_those_beside_it_whole(
-    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch, which: int
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
     partitions = [old_logs(fresh, ago=ago, rows=300) for ago in (22, 21, 20)]
     keep(fresh)
@@ -423,8 +435,9 @@ def test_an_archive_that_fails_leaves_those_beside_it_whole(
     assert faults(fresh) == []
 
 
+@pytest.mark.usefixtures("in_binary")
 def test_an_interruption_removes_all_that_is_under_way(
-    fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ago in (20, 21):
         old_logs(fresh, ago=ago, rows=300)

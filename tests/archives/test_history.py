@@ -272,7 +272,9 @@ def test_the_timeline_of_a_session_that_is_gone(fresh: Database, tmp_path: Path)
 def test_the_timeline_has_times_of_all_eras(fresh: Database, tmp_path: Path) -> None:
     old_logs(fresh, rows=30)
     for number, time in ((5, "infinity"), (10, "-infinity"), (15, "0044-03-15 BC"), (20, "20000-01-01")):
-        fresh.execute("UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number))
+        fresh.execute(
+            "UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number)
+        )
     keep(fresh)
     orders = []
     for step in (lambda: archive(fresh, tmp_path), lambda: retention(fresh)):

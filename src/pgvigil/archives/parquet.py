@@ -227,9 +227,7 @@ def _part_of_text(csv: Path, rows: int, longest: int, place: Place, made: Path) 
         return _part(conn, typed, was, [column.kept for column in place.columns], place, made)
 
 
-def _part_of_range(
-    connections: Connections, query: str, snapshot: str, place: Place, made: Path
-) -> _Made | None:
+def _part_of_range(connections: Connections, query: str, snapshot: str, place: Place, made: Path) -> _Made | None:
     names = [identifier(column.name) for column in place.columns]
     cast = [f"{name}::{column.parquet}" for name, column in zip(names, place.columns, strict=True)]
     with closing(duck(threads=1)) as conn:

@@ -192,7 +192,9 @@ class _Writer:
                     f"{one.unit} has {number:,} rows, and {written.rows:,} were read back", "Nothing is dropped."
                 )
             path = f"{one.place.directory}/{one.place.stem}.json"
-            complete(self._conn, self._owner, self._store, one.unit, one.id, path, written, one.place.columns, fingerprint)
+            complete(
+                self._conn, self._owner, self._store, one.unit, one.id, path, written, one.place.columns, fingerprint
+            )
         return int(number)
 
     def _add_reader(self) -> psycopg.Connection:

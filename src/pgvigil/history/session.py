@@ -14,7 +14,6 @@ from pgvigil.errors import UsageError
 from pgvigil.history.engines import Ask
 from pgvigil.history.snapshot import BEGINNING, Snapshot, Span, paths, snapshot
 
-
 _EARLIEST, _LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -68,7 +67,8 @@ def _in_database(moment: Snapshot, session: str) -> list[Entry]:
     entries = [
         Entry(time, "event", str(id_), type_, data, "database")
         for time, id_, type_, data in moment.rows(
-            f"SELECT {_shown('created_at')}, id, event_type, event_data FROM {{app}}.session_lifecycle WHERE session_id = %s", session
+            f"SELECT {_shown('created_at')}, id, event_type, event_data FROM {{app}}.session_lifecycle WHERE session_id = %s",
+            session,
         )
     ]
     for (events,) in moment.rows("SELECT events FROM pgvigil.deleted_sessions WHERE session_id = %s", session):
