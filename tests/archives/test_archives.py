@@ -349,15 +349,13 @@ def test_a_time_that_no_file_can_hold_is_said_and_hinders_no_other_partition(fre
     assert is_there(fresh, partition)
 
 
+@pytest.mark.usefixtures("in_binary")
 @pytest.mark.parametrize("time", ["infinity", "-infinity"])
-def test_times_that_the_driver_would_change_come_as_text(
-    fresh: Database, tmp_path: Path, in_binary: list[int], time: str
-) -> None:
+def test_times_that_the_driver_would_change_come_as_text(fresh: Database, tmp_path: Path, time: str) -> None:
     old_logs(fresh)
     fresh.execute("UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = 77", (time,))
     keep(fresh)
     assert archive(fresh, tmp_path) == "archived 500 rows"
-    assert sum(in_binary) == 500
     assert len(files(tmp_path)) == 1, "the files of the ranges are removed"
     restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
     assert fresh.execute("SELECT created_at::text FROM back WHERE (metadata ->> 'n')::integer = 77") == [(time,)]
@@ -801,7 +799,10 @@ def test_metrics_are_erased_by_their_label_alone(fresh: Database, tmp_path: Path
         erase.erase(target(fresh), SESSION, "x", Reporter())
     fresh.execute(refused.value.hint.partition(";")[0])
     archive(fresh, tmp_path)
-    assert fresh.execute("SELECT metric_value FROM system_metrics ORDER BY id") == [(2,), (3,)]
+    assert fresh.execute("SELECT metric_value FROM system_metrics WHERE metric_name = 'm' ORDER BY id") == [
+        (2,),
+        (3,),
+    ]
     [partition] = fresh.execute("SELECT partition FROM pgvigil.archives WHERE source = 'system_metrics'")
     fresh.execute(f"DROP TABLE {partition[0]}")
     assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "the archives hold no row of the session"
