@@ -273,7 +273,7 @@ def _ends(id_: str, time: str) -> str:
 
 
 def _moment(time: str) -> str:
-    """A time in ISO 8601, which has four digits for the year: those before and after stand at its ends."""
+    """Return a time in ISO 8601, which has four digits for the year. An earlier or later time becomes the first or the last one."""
     early, late = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
     within = f"CASE WHEN {time} < '{early}' THEN '{early}'::TIMESTAMPTZ WHEN {time} > '{late}' THEN '{late}'::TIMESTAMPTZ ELSE {time} END"
     return f"strftime({within}, '%Y-%m-%dT%H:%M:%S.%f+00:00')"
