@@ -4446,7 +4446,10 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    kept record;
+    kept       record;
+    executions regclass := pgvigil.application_table('query_executions');
+    names      text;
+    lacking    text;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
     SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
@@ -4454,24 +4457,33 @@ BEGIN
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
     ELSIF kept.archive THEN
-        WITH gone AS (
-            DELETE FROM "{app}".query_executions
-            WHERE id = ANY (ARRAY(SELECT id
-                                  FROM "{app}".query_executions
-                                  WHERE started_at < kept.since
-                                  ORDER BY started_at
-                                  LIMIT batch
-                                  FOR UPDATE SKIP LOCKED))
-            RETURNING *
-        )
-        INSERT INTO pgvigil.executions_to_archive (
-            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time,
-            total_rows, returned_rows, page, page_size, error_message, error_type, started_at, completed_at,
-            connection_params, request_metadata, response_metadata)
-        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status,
-               execution_time, total_rows, returned_rows, page, page_size, error_message, error_type, started_at,
-               completed_at, connection_params, request_metadata, response_metadata
-        FROM gone;
+        EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', executions);  -- it gets no further column
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+               string_agg(format('ADD COLUMN %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '
+                          ORDER BY a.attnum) FILTER (WHERE w.attname IS NULL)
+        INTO names, lacking
+        FROM pg_attribute a
+        LEFT JOIN pg_attribute w ON w.attrelid = 'pgvigil.executions_to_archive'::regclass
+                                AND w.attname = a.attname AND NOT w.attisdropped
+        WHERE a.attrelid = executions AND a.attnum > 0 AND NOT a.attisdropped;
+        IF lacking IS NOT NULL THEN
+            RAISE EXCEPTION
+                  'query_executions has columns that pgvigil.executions_to_archive lacks: no row is taken out'
+                  USING ERRCODE = 'object_not_in_prerequisite_state',
+                        HINT = format('Run: ALTER TABLE pgvigil.executions_to_archive %s;', lacking);
+        END IF;
+        EXECUTE format('WITH gone AS (
+                            DELETE FROM %2$s
+                            WHERE id = ANY (ARRAY(SELECT id
+                                                  FROM %2$s
+                                                  WHERE started_at < $1
+                                                  ORDER BY started_at
+                                                  LIMIT $2
+                                                  FOR UPDATE SKIP LOCKED))
+                            RETURNING *
+                        )
+                        INSERT INTO pgvigil.executions_to_archive (%1$s) SELECT %1$s FROM gone', names, executions)
+            USING kept.since, batch;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions
@@ -4491,7 +4503,7 @@ INSERT INTO pgvigil.jobs (job, every, purpose, needs_consent)
 SELECT 'executions', '1 day', 'deletes rows of query_executions that are older than the days of logs', m.baselined
 FROM pgvigil.migrations m
 WHERE m.revision = '000';
-DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '64d55b91e91125303b762e5eb530204ef5aa3ee14aaead76cfc10ebf4b2aa959', '69b733ea0c82ddf2b1f061ae80d272c080579ca31921dff52409dd54392360ec', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('008', '008_query_executions', current_setting('pgvigil.schema'), false, '9d976b91d58496fb43dca88561dad919ef9004c5d41de9e1f46ab220213a335c', '67fdb9962fce8edf193ba7cda28b6b68f9c90bbb2f05bba395b091b98ac74434', 0, '0.1.0'); END $$;
 
 -- ---------- 009_instrumentation.sql -----------------------------------------------------------------------------
 -- Connections, and their statements. Applications and DBAs write here through functions, and recorders append
@@ -7928,18 +7940,26 @@ COMMENT ON TABLE pgvigil.executions_to_archive IS
     'Query executions that job executions has taken out and job archive_files has not archived yet';
 
 -- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read.
--- After a restore from a dump it is another one, and the partition is archived again.
+-- So does a column that comes or goes, which need not change a row. After a restore from a dump it is another one, and
+-- the partition is archived again.
 CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
 LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    of_columns numeric;
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0)
-                                 FROM %s t', key, of_table);
+    SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid), ',' ORDER BY a.attnum), 0)
+    INTO of_columns
+    FROM pg_attribute a
+    WHERE a.attrelid = of_table AND a.attnum > 0 AND NOT a.attisdropped;
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) + $1
+                                 FROM %s t', key, of_table)
+        USING of_columns;
 END $$;
 COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS
-    'How many rows a partition has, and a number that any change of them changes';
+    'How many rows a partition has, and a number that any change of them or of its columns changes';
 
 -- Called under a lock that keeps writers out, before the partition is dropped.
 CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean
@@ -8229,7 +8249,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '288a01290aa16114205e206e15406a044642e50bb8cda955263a390de895fddd', '4ed6014e791786e9a4ba29d40e55f1249a8839b44ab038ace8c8fcaceb391213', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '46134c5572f982c3e0f848acae94aa904da26d2e7eef17d64023723c95164d04', '37ebe37d5eeb00f0f4ca7f5a2149ef9500019d6beae9df6815375313a0be54cb', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

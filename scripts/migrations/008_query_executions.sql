@@ -123,7 +123,10 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    kept record;
+    kept       record;
+    executions regclass := pgvigil.application_table('query_executions');
+    names      text;
+    lacking    text;
 BEGIN
     PERFORM pgvigil.require_consent('executions');
     SELECT now() - make_interval(days => k.logs) AS since, k.hold, k.archive INTO kept FROM pgvigil.days_kept() k;
@@ -131,24 +134,33 @@ BEGIN
     IF kept.hold THEN
         note := 'kept: a retention policy that sessions have is under legal hold';
     ELSIF kept.archive THEN
-        WITH gone AS (
-            DELETE FROM "{app}".query_executions
-            WHERE id = ANY (ARRAY(SELECT id
-                                  FROM "{app}".query_executions
-                                  WHERE started_at < kept.since
-                                  ORDER BY started_at
-                                  LIMIT batch
-                                  FOR UPDATE SKIP LOCKED))
-            RETURNING *
-        )
-        INSERT INTO pgvigil.executions_to_archive (
-            id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status, execution_time,
-            total_rows, returned_rows, page, page_size, error_message, error_type, started_at, completed_at,
-            connection_params, request_metadata, response_metadata)
-        SELECT id, execution_id, user_id, conversation_id, query, database_type, query_complexity, status,
-               execution_time, total_rows, returned_rows, page, page_size, error_message, error_type, started_at,
-               completed_at, connection_params, request_metadata, response_metadata
-        FROM gone;
+        EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', executions);  -- it gets no further column
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+               string_agg(format('ADD COLUMN %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '
+                          ORDER BY a.attnum) FILTER (WHERE w.attname IS NULL)
+        INTO names, lacking
+        FROM pg_attribute a
+        LEFT JOIN pg_attribute w ON w.attrelid = 'pgvigil.executions_to_archive'::regclass
+                                AND w.attname = a.attname AND NOT w.attisdropped
+        WHERE a.attrelid = executions AND a.attnum > 0 AND NOT a.attisdropped;
+        IF lacking IS NOT NULL THEN
+            RAISE EXCEPTION
+                  'query_executions has columns that pgvigil.executions_to_archive lacks: no row is taken out'
+                  USING ERRCODE = 'object_not_in_prerequisite_state',
+                        HINT = format('Run: ALTER TABLE pgvigil.executions_to_archive %s;', lacking);
+        END IF;
+        EXECUTE format('WITH gone AS (
+                            DELETE FROM %2$s
+                            WHERE id = ANY (ARRAY(SELECT id
+                                                  FROM %2$s
+                                                  WHERE started_at < $1
+                                                  ORDER BY started_at
+                                                  LIMIT $2
+                                                  FOR UPDATE SKIP LOCKED))
+                            RETURNING *
+                        )
+                        INSERT INTO pgvigil.executions_to_archive (%1$s) SELECT %1$s FROM gone', names, executions)
+            USING kept.since, batch;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         DELETE FROM "{app}".query_executions

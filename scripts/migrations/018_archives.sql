@@ -83,18 +83,26 @@ COMMENT ON TABLE pgvigil.executions_to_archive IS
     'Query executions that job executions has taken out and job archive_files has not archived yet';
 
 -- Ids and transactions: any insert, update or delete changes it, at a third of what the contents would cost to read.
--- After a restore from a dump it is another one, and the partition is archived again.
+-- So does a column that comes or goes, which need not change a row. After a restore from a dump it is another one, and
+-- the partition is archived again.
 CREATE FUNCTION pgvigil.rows_fingerprint(of_table regclass, key name) RETURNS TABLE (rows bigint, fingerprint numeric)
 LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    of_columns numeric;
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0)
-                                 FROM %s t', key, of_table);
+    SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid), ',' ORDER BY a.attnum), 0)
+    INTO of_columns
+    FROM pg_attribute a
+    WHERE a.attrelid = of_table AND a.attnum > 0 AND NOT a.attisdropped;
+    RETURN QUERY EXECUTE format('SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.%I, t.xmin), 0)), 0) + $1
+                                 FROM %s t', key, of_table)
+        USING of_columns;
 END $$;
 COMMENT ON FUNCTION pgvigil.rows_fingerprint(regclass, name) IS
-    'How many rows a partition has, and a number that any change of them changes';
+    'How many rows a partition has, and a number that any change of them or of its columns changes';
 
 -- Called under a lock that keeps writers out, before the partition is dropped.
 CREATE FUNCTION pgvigil.is_archived(parent text, slice regclass) RETURNS boolean

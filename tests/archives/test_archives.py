@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -18,7 +19,7 @@ from psycopg import errors
 
 from conftest import PROJECT, Database, wait_until
 from helpers.archived import SESSION, archive, faults, is_there, keep, listed, old_logs, pgvigil, retention, target
-from pgvigil.archives import binary, erase, parquet, restore, store
+from pgvigil.archives import binary, erase, parquet, restore, store, write
 from pgvigil.errors import ArchiveError, JobError, PreconditionError, UsageError
 from pgvigil.history import engines, performance
 from pgvigil.history.snapshot import Span
@@ -68,8 +69,9 @@ def test_without_the_policy_nothing_waits(fresh: Database, tmp_path: Path) -> No
         "INSERT INTO performance_logs (id, operation, duration_ms, success) SELECT overlay(min(id::text) PLACING 'fff' FROM 25)::uuid, 'late', 1, true FROM performance_logs",
         "UPDATE performance_logs SET metadata = '{}' WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)",
         "DELETE FROM performance_logs WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)",
+        "ALTER TABLE performance_logs ADD COLUMN more text DEFAULT 'of each row'",
     ],
-    ids=["insert", "update", "delete"],
+    ids=["insert", "update", "delete", "column"],
 )
 def test_a_partition_that_changed_after_its_archive_stays_and_is_archived_again(
     fresh: Database, tmp_path: Path, change: str
@@ -280,32 +282,80 @@ def test_what_comes_in_binary_is_what_comes_as_text(
     assert sum(in_binary) == 5
     fresh.execute("DELETE FROM pgvigil.archives")
     monkeypatch.setattr(binary, "FROM_BYTES", 1 << 60)
-    fresh.execute("UPDATE performance_logs SET time = NULL WHERE time < '0001-01-01'")
     assert archive(fresh, tmp_path / "text") == "archived 5 rows"
     assert sum(in_binary) == 5, "the second time as text"
-    both = [
-        duckdb.sql(f"SELECT * EXCLUDE (time) FROM '{files(tmp_path / way)[0]}' ORDER BY id").fetchall()
-        for way in ("binary", "text")
-    ]
-    assert str(both[0]) == str(both[1])
-    shown = duckdb.sql(f"DESCRIBE FROM '{files(tmp_path / 'binary')[0]}'").fetchall()
-    assert shown == duckdb.sql(f"DESCRIBE FROM '{files(tmp_path / 'text')[0]}'").fetchall()
-    times = duckdb.sql(f"SELECT epoch_us(time) FROM '{files(tmp_path / 'binary')[0]}' ORDER BY id").fetchall()
-    fresh.execute("UPDATE performance_logs SET time = '4714-11-24 00:00:00+00 BC' WHERE small = -32768")
-    assert times == fresh.execute(
+    made = [files(tmp_path / way)[0] for way in ("binary", "text")]
+    shown = [
+        duckdb.sql(f"SELECT * REPLACE (epoch_us(time) AS time, created_at::VARCHAR AS created_at) FROM '{file}' ORDER BY id").fetchall()
+        for file in made
+    ]  # fmt: skip
+    assert str(shown[0]) == str(shown[1])
+    assert duckdb.sql(f"DESCRIBE FROM '{made[0]}'").fetchall() == duckdb.sql(f"DESCRIBE FROM '{made[1]}'").fetchall()
+    assert duckdb.sql(f"SELECT epoch_us(time) FROM '{made[0]}' ORDER BY id").fetchall() == fresh.execute(
         "SELECT (extract(epoch FROM time) * 1000000)::bigint FROM performance_logs ORDER BY id"
     )
 
 
-@pytest.mark.parametrize("time", ["infinity", "-infinity"])
-def test_times_that_the_driver_would_change_come_as_text(
-    fresh: Database, tmp_path: Path, in_binary: list[int], time: str
+def test_every_type_comes_back_as_it_was(fresh: Database, tmp_path: Path) -> None:
+    _all_types(fresh)
+    fresh.execute(
+        "ALTER TABLE performance_logs ADD COLUMN bits bit(3) DEFAULT '101', ADD COLUMN mark \"char\" DEFAULT 'x'"
+    )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT t::text FROM back t ORDER BY id") == fresh.execute(
+        "SELECT t::text FROM performance_logs t ORDER BY id"
+    )
+
+
+@pytest.mark.parametrize("in_files", ["text", "binary"])
+def test_times_of_all_eras_are_archived_and_listed(
+    fresh: Database, tmp_path: Path, in_files: str, request: pytest.FixtureRequest
 ) -> None:
+    if in_files == "binary":
+        request.getfixturevalue("in_binary")
+    old_logs(fresh, rows=4)
+    for number, time in enumerate(
+        ("4714-11-24 00:00:00+00 BC", "0001-12-31 23:59:59.5+00 BC", "289999-12-31 23:59:59+00"), 1
+    ):
+        fresh.execute(
+            "UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number)
+        )
+    keep(fresh)
+    was = fresh.execute("SELECT created_at::text FROM performance_logs ORDER BY id")
+    assert archive(fresh, tmp_path) == "archived 4 rows"
+    retention(fresh)
+    [one] = listed(fresh)
+    assert (one.min_time, one.max_time) == (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    assert faults(fresh) == []
+    restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
+    assert fresh.execute("SELECT created_at::text FROM back ORDER BY id") == was
+
+
+def test_a_time_that_no_file_can_hold_is_said_and_hinders_no_other_partition(fresh: Database, tmp_path: Path) -> None:
+    partition = old_logs(fresh, ago=21, rows=3)
+    old_logs(fresh, ago=20, rows=5)
+    fresh.execute(
+        "UPDATE performance_logs SET created_at = '294276-12-31 23:59:59+00' WHERE id = (SELECT min(id::text)::uuid FROM performance_logs)"
+    )
+    keep(fresh)
+    with pytest.raises(
+        JobError, match=f"1 of 2 could not be archived: {partition}: DuckDB cannot write a file: .*294276"
+    ):
+        archive(fresh, tmp_path)
+    assert [one.rows for one in listed(fresh)] == [5]
+    retention(fresh)
+    assert is_there(fresh, partition)
+
+
+@pytest.mark.usefixtures("in_binary")
+@pytest.mark.parametrize("time", ["infinity", "-infinity"])
+def test_times_that_the_driver_would_change_come_as_text(fresh: Database, tmp_path: Path, time: str) -> None:
     old_logs(fresh)
     fresh.execute("UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = 77", (time,))
     keep(fresh)
     assert archive(fresh, tmp_path) == "archived 500 rows"
-    assert sum(in_binary) == 500
     assert len(files(tmp_path)) == 1, "the files of the ranges are removed"
     restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="back")
     assert fresh.execute("SELECT created_at::text FROM back WHERE (metadata ->> 'n')::integer = 77") == [(time,)]
@@ -319,23 +369,89 @@ def test_ranges_are_read_in_one_snapshot(
     fresh.execute("DELETE FROM performance_logs WHERE (metadata ->> 'n')::integer % 9 = 0")
     fresh.execute("VACUUM performance_logs")
     keep(fresh)
-    follow = binary.Connections.follow
+    snapshot = binary.Connections.snapshot
 
-    def and_write(self: binary.Connections, reader: psycopg.Connection) -> bool:
-        followed = follow(self, reader)
+    def and_write(self: binary.Connections, reader: psycopg.Connection) -> str | None:
+        taken = snapshot(self, reader)
         fresh.execute(
             """INSERT INTO performance_logs (id, operation, duration_ms, success)
                SELECT overlay(id::text PLACING 'ff' FROM 25)::uuid, 'late', 1, true FROM performance_logs"""
         )
-        return followed
+        return taken
 
-    monkeypatch.setattr(binary.Connections, "follow", and_write)
+    monkeypatch.setattr(binary.Connections, "snapshot", and_write)
     assert archive(fresh, tmp_path) == "archived 800 rows"
     assert len(in_binary) > 4
     assert sum(in_binary) == 800
     assert faults(fresh) == []
     assert partition in retention(fresh)
     assert is_there(fresh, partition)
+
+
+@pytest.mark.usefixtures("in_binary")
+def test_the_next_partition_is_read_while_one_ends(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ago in (20, 21, 22):
+        old_logs(fresh, ago=ago, rows=300)
+    keep(fresh)
+    at_end: list[int] = []
+    complete = write.complete
+
+    def counted(*words: object) -> None:
+        at_end.append(sum(one.state == "unfinished" for one in listed(fresh)))
+        complete(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(write, "complete", counted)
+    assert archive(fresh, tmp_path) == "archived 900 rows"
+    assert at_end == [2, 2, 1]
+    assert faults(fresh) == []
+
+
+@pytest.mark.usefixtures("in_binary")
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_an_archive_that_fails_leaves_those_beside_it_whole(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    partitions = [old_logs(fresh, ago=ago, rows=300) for ago in (22, 21, 20)]
+    keep(fresh)
+    publish = store.Store.publish
+
+    def failing(self: store.Store, made: Path, name: str) -> None:
+        if f"/day={partitions[which][-2:]}/" in name:
+            raise OSError(28, "No space left on device")
+        publish(self, made, name)
+
+    monkeypatch.setattr(store.Store, "publish", failing)
+    with pytest.raises(JobError, match=f"1 of 3 could not be archived: {partitions[which]}: .*No space left"):
+        archive(fresh, tmp_path)
+    monkeypatch.undo()
+    assert [one.rows for one in listed(fresh)] == [300, 300]
+    retention(fresh)
+    assert [is_there(fresh, partition) for partition in partitions] == [number == which for number in range(3)]
+    assert archive(fresh, tmp_path) == "archived 300 rows"
+    assert faults(fresh) == []
+
+
+@pytest.mark.usefixtures("in_binary")
+def test_an_interruption_removes_all_that_is_under_way(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ago in (20, 21):
+        old_logs(fresh, ago=ago, rows=300)
+    keep(fresh)
+
+    def interrupt(*_words: object) -> None:
+        assert len(listed(fresh)) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "complete", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        archive(fresh, tmp_path)
+    monkeypatch.undo()
+    assert listed(fresh) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert archive(fresh, tmp_path) == "archived 600 rows"
 
 
 @pytest.mark.parametrize("hindrance", ["no driver", "no connection", "no session", "another type", "in the middle"])
@@ -385,6 +501,23 @@ def test_query_executions_wait_for_their_archive(fresh: Database, tmp_path: Path
     assert sorted(one.rows or 0 for one in listed(fresh)) == [1, 1, 2, 2]
     restore.restore(target(fresh), "query_executions", None, None, Reporter(), table="back")
     assert fresh.execute("SELECT sum(execution_time)::numeric, count(DISTINCT query) FROM back")[0][1] == 6
+
+
+def test_no_execution_leaves_without_a_column_that_was_added(fresh: Database, tmp_path: Path) -> None:
+    fresh.execute(
+        """ALTER TABLE query_executions ADD COLUMN "my tenant" varchar(9);
+           INSERT INTO query_executions (execution_id, query, database_type, status, "my tenant", started_at)
+           VALUES ('e', 'SELECT 1', 'postgresql', 'success', 'acme', now() - interval '40 days')"""
+    )
+    keep(fresh)
+    with pytest.raises(errors.ObjectNotInPrerequisiteState) as refused:
+        fresh.execute("SELECT * FROM pgvigil.job_executions(10)")
+    assert fresh.execute("SELECT count(*) FROM query_executions") == [(1,)]
+    fresh.execute((refused.value.diag.message_hint or "").removeprefix("Run: "))
+    fresh.execute("CALL pgvigil.run_job('executions')")
+    assert archive(fresh, tmp_path) == "archived 1 row"
+    restore.restore(target(fresh), "query_executions", None, None, Reporter(), table="back")
+    assert fresh.execute('SELECT "my tenant" FROM back') == [("acme",)]
 
 
 def test_deleted_sessions_are_copied_and_stay(fresh: Database, tmp_path: Path) -> None:
@@ -650,6 +783,31 @@ def test_a_session_is_erased_from_all_files_of_all_tables(fresh: Database, tmp_p
     assert faults(fresh) == []
 
 
+def test_metrics_are_erased_by_their_label_alone(fresh: Database, tmp_path: Path) -> None:
+    at = "date_trunc('month', now() - interval '100 days', 'UTC')"
+    labels = ({"session_id": SESSION}, {"session_id": SESSION.upper()}, {"within": {"session_id": SESSION}}, {"x": 1})
+    fresh.execute(f"SELECT pgvigil.ensure_partitions('system_metrics', {at}, {at})")
+    for number, label in enumerate(labels):
+        fresh.execute(
+            f"""INSERT INTO system_metrics (id, metric_name, metric_value, metric_type, labels, recorded_at)
+                VALUES (overlay(pgvigil.uuid_v7_floor({at})::text PLACING lpad(%s::text, 12, '0') FROM 25)::uuid, 'm', %s, 'gauge', %s, {at})""",
+            (number, number, json.dumps(label)),
+        )
+    keep(fresh)
+    archive(fresh, tmp_path)
+    with pytest.raises(PreconditionError) as refused:
+        erase.erase(target(fresh), SESSION, "x", Reporter())
+    fresh.execute(refused.value.hint.partition(";")[0])
+    archive(fresh, tmp_path)
+    assert fresh.execute("SELECT metric_value FROM system_metrics WHERE metric_name = 'm' ORDER BY id") == [
+        (2,),
+        (3,),
+    ]
+    [partition] = fresh.execute("SELECT partition FROM pgvigil.archives WHERE source = 'system_metrics'")
+    fresh.execute(f"DROP TABLE {partition[0]}")
+    assert erase.erase(target(fresh), SESSION, "x", Reporter()) == "the archives hold no row of the session"
+
+
 def test_rows_that_are_still_in_the_database_are_deleted_there_first(fresh: Database, tmp_path: Path) -> None:
     old_logs(fresh)
     keep(fresh)
@@ -722,8 +880,6 @@ def test_an_administrator_who_is_not_the_owner_cannot_run_it(fresh: Database) ->
     try:
         with psycopg.connect(fresh.url, autocommit=True) as conn:
             conn.execute(f'SET ROLE "admin of {fresh.name}"')
-            from pgvigil.archives import write
-
             with pytest.raises(PreconditionError, match="only the owner of the tables or a superuser may"):
                 write.owner_of_archives(conn)
     finally:

@@ -269,6 +269,21 @@ def test_the_timeline_of_a_session_that_is_gone(fresh: Database, tmp_path: Path)
         assert [one.id for one in session.timeline(target(fresh), SESSION, ask)] == [one.id for one in gone]
 
 
+def test_the_timeline_has_times_of_all_eras(fresh: Database, tmp_path: Path) -> None:
+    old_logs(fresh, rows=30)
+    for number, time in ((5, "infinity"), (10, "-infinity"), (15, "0044-03-15 BC"), (20, "20000-01-01")):
+        fresh.execute(
+            "UPDATE performance_logs SET created_at = %s WHERE (metadata ->> 'n')::integer = %s", (time, number)
+        )
+    keep(fresh)
+    orders = []
+    for step in (lambda: archive(fresh, tmp_path), lambda: retention(fresh)):
+        step()
+        with engines.opened() as ask:
+            orders.append([one.detail["metadata"]["n"] for one in session.timeline(target(fresh), SESSION, ask)])
+    assert orders == [[10, 15, 25, 30, 5, 20]] * 2
+
+
 def test_statistics_of_sessions_come_from_the_aggregates_and_the_present(fresh: Database) -> None:
     fresh.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('k', 'a'), ('l', 'a')")
     fresh.execute(

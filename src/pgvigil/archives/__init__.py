@@ -1,6 +1,7 @@
 """The archives: rows that retention takes from the database, kept in Parquet files.
 
-    write.py      the work of job archive_files: partitions and days of rows, into files that are read again
+    units.py      which rows wait for their archive: partitions, and days of rows
+    write.py      the work of job archive_files: their rows into files that are read back before they count
     catalogue.py  the list of archives, and the check that they are whole
     erase.py      the rows of one session, out of all files
     restore.py    rows back into a table
@@ -11,11 +12,12 @@ of a listed archive are compared with their SHA-256 before they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgvigil.errors import UsageError
+from pgvigil.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,6 +38,18 @@ def duck(**config: Any) -> duckdb.DuckDBPyConnection:
     conn.execute("SET TimeZone = 'UTC'")
     conn.execute("SET enable_progress_bar = false")  # after two seconds it would be in the output of a command
     return conn
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise ArchiveError for what DuckDB cannot write: for lack of room, or a time after the year 294246."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        said = str(error).strip().partition("\n")[0][:300]
+        raise ArchiveError(f"DuckDB cannot write a file: {said}", "Nothing is dropped.") from error
 
 
 def identifier(name: str) -> str:

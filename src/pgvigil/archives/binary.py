@@ -81,26 +81,22 @@ class Connections:
         """Close all connections."""
         self._stack.close()
 
-    @contextmanager
-    def reading(self, reader: psycopg.Connection) -> Iterator[bool]:
-        """Let all connections read in the snapshot of the reader's transaction. Yield false where they cannot."""
-        if not self._are_open():
-            yield False
-            return
-        try:
-            yield self.follow(reader)
-        finally:
-            for one in self._opened or ():
-                with suppress(*_errors()):
-                    _run(one, "ROLLBACK")
+    def snapshot(self, reader: psycopg.Connection) -> str | None:
+        """Return the name of the snapshot of the reader's transaction, for `rows`. None where there are no connections."""
+        if not self._open_once():
+            return None
+        row = reader.execute("SELECT pg_export_snapshot()").fetchone()
+        return row[0] if row else None
 
     @contextmanager
-    def rows(self, query: str) -> Iterator[Any]:
-        """Yield the rows of a query as a stream of Arrow, by a connection that is free."""
+    def rows(self, query: str, snapshot: str) -> Iterator[Any]:
+        """Yield the rows of a query in a snapshot as a stream of Arrow, by a connection that is free."""
         from adbc_driver_manager import AdbcStatement
 
         taken = self._free.get()
         try:
+            _run(taken, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            _run(taken, f"SET TRANSACTION SNAPSHOT {sql.quote(snapshot)}")
             with AdbcStatement(taken) as statement:
                 statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
                 statement.set_sql_query(query)
@@ -110,15 +106,22 @@ class Connections:
                 finally:
                     stream.release()
         finally:
+            with suppress(*_errors()):
+                _run(taken, "ROLLBACK")
             self._free.put(taken)
 
-    def _are_open(self) -> bool:
+    @property
+    def are_open(self) -> bool:
+        """Return whether they are there, after the first call of `snapshot`."""
+        return len(self._opened or ()) == self._count
+
+    def _open_once(self) -> bool:
         if self._opened is None:
             self._opened = []
             if database.has_more_sessions(self._conn, self._count + 1):
                 with suppress(*_errors()):
                     self._open(self._opened)
-        return len(self._opened) == self._count
+        return self.are_open
 
     def _open(self, opened: list[AdbcConnection]) -> None:
         import adbc_driver_postgresql
@@ -131,16 +134,6 @@ class Connections:
             _run(one, _PIN)
             opened.append(one)
             self._free.put(one)
-
-    def follow(self, reader: psycopg.Connection) -> bool:
-        row = reader.execute("SELECT pg_export_snapshot()").fetchone()
-        try:
-            for one in self._opened or ():
-                _run(one, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                _run(one, f"SET TRANSACTION SNAPSHOT {sql.quote(row[0] if row else '')}")
-        except _errors():
-            return False
-        return True
 
 
 def _run(conn: AdbcConnection, statement: str) -> None:
@@ -187,9 +180,9 @@ def fits(columns: list[Column]) -> str:
     return " AND ".join(each) or "true"
 
 
-def take(conn: Any, connections: Connections, query: str, columns: list[Column]) -> int:
+def take(conn: Any, connections: Connections, query: str, snapshot: str, columns: list[Column]) -> int:
     """Make table `sent` of the rows of a query; return how many. Raise NotExactError where DuckDB sees other types."""
-    with connections.rows(query) as stream:
+    with connections.rows(query, snapshot) as stream:
         conn.register("stream", stream)
         try:
             conn.execute("CREATE TABLE sent AS SELECT * FROM stream")

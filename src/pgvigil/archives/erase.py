@@ -12,12 +12,13 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from pgvigil.archives import catalogue, duck, literal, scan, summary, write
+from pgvigil.archives import catalogue, duck, explained, literal, scan, summary, write
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest, Part
 from pgvigil.archives.parquet import WRITTEN, Extent, extent_of
 from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store
+from pgvigil.archives.units import Unit
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, LockedError, PreconditionError, UsageError
 from pgvigil.owner import Owner, execute, rows
@@ -50,7 +51,8 @@ def erase(target: Target, session: str, reason: str, log: Reporter, *, moved_to:
             raise LockedError(f"job {JOB} is running in another session", "Wait for it: pgvigil maintain status.")
         said = None
         try:
-            return _erase(conn, owner, session, reason, log, moved_to)
+            with explained():
+                return _erase(conn, owner, session, reason, log, moved_to)
         except BaseException as error:
             said = f"erasure of a session: {error}"
             raise
@@ -85,7 +87,7 @@ def _erase(
     with ExitStack() as begun:
         for store, archive, made, found in held:
             log.progress(f"rewriting {archive.path}")
-            unit = write.Unit(archive.source, "", "", archive.from_time, archive.to_time, archive.partition)
+            unit = Unit(archive.source, "", "", archive.from_time, archive.to_time, archive.partition)
             archive_id, directory, stem = begun.enter_context(write.begun(conn, owner, store, unit))
             new = _without(store, archive, made, session, directory, stem)
             if new.rows != made.rows - found:
@@ -122,17 +124,15 @@ def _sql(text: str) -> str:
 def _remedy(archive: Archive, session: str) -> str:
     if archive.partition is None:
         return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then this again."
-    return f"DELETE FROM {archive.source} WHERE {_OF_SESSION.get(archive.source, 'session_id')} = '{session}'; then pgvigil maintain run archive, and this again."
+    return f"DELETE FROM {archive.source} WHERE {_is_of(archive.source, session)}; then pgvigil maintain run archive, and this again."
 
 
-_OF_SESSION = {"query_executions": "conversation_id", "system_metrics": "labels ->> 'session_id'"}
+# In the SQL of PostgreSQL and of DuckDB. Only these two are text, which an application may spell in capitals.
+_OF_SESSION = {"query_executions": "lower(conversation_id)", "system_metrics": "lower(labels ->> 'session_id')"}
 
 
 def _is_of(source: str, session: str) -> str:
-    """The condition on rows of a session, in DuckDB."""
-    if source == "system_metrics":  # as PostgreSQL prints jsonb
-        label = '"session_id": ' + json.dumps(session)
-        return f"contains(labels, {literal(label)})"
+    """The condition on rows of a session."""
     return f"{_OF_SESSION.get(source, 'session_id')} = {literal(session)}"
 
 

@@ -8,9 +8,9 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgvigil.archives import binary, duck, identifier, literal, scan, summary
+from pgvigil.archives import binary, duck, explained, identifier, literal, scan, summary
 from pgvigil.archives.binary import Connections
 from pgvigil.archives.manifest import Part
 from pgvigil.archives.source import Column, Source
@@ -94,14 +94,16 @@ class _Made:
     summary: Path | None
 
 
-def write(reader: psycopg.Connection, query: str, place: Place, *, part_bytes: int = PART_BYTES) -> Written:
+def write(
+    pool: ThreadPoolExecutor, reader: psycopg.Connection, query: str, place: Place, *, part_bytes: int = PART_BYTES
+) -> Written:
     """Write the rows of a COPY query as the files of an archive.
 
-    Raise ArchiveError where a file, read back, is not what the server sent.
+    Raise ArchiveError where a file, read back, is not what the server sent, and where DuckDB cannot write it.
     """
     made: list[_Made] = []
     waiting: deque[Future[_Made]] = deque()
-    with place.store.workshop(place.stem) as work, ThreadPoolExecutor(WRITERS) as pool:
+    with explained(), place.store.workshop(place.stem) as work, _ended(waiting):
         files = [work / f"{number}.csv" for number in range(WRITERS + 1)]
         with closing(_parts(reader, query, files, part_bytes)) as sent:
             for number, (csv, rows, longest) in enumerate(sent, 1):
@@ -112,25 +114,31 @@ def write(reader: psycopg.Connection, query: str, place: Place, *, part_bytes: i
         return _whole(made, place, work)
 
 
-def write_ranges(
-    connections: Connections, queries: list[str], place: Place, meanwhile: Callable[[], None]
-) -> Written:  # fmt: skip
-    """Write the rows of queries as the files of an archive, and call `meanwhile` while they come.
+@contextmanager
+def ranges(
+    pool: ThreadPoolExecutor, connections: Connections, queries: list[str], snapshot: str, place: Place
+) -> Iterator[Callable[[], Written]]:
+    """Begin to write the rows of queries as the files of an archive; yields the function that waits for them.
 
     Raise ArchiveError as `write` does, and what `binary.refusals` names where the rows have to come as text.
     """
-    with place.store.workshop(place.stem) as work, ThreadPoolExecutor(WRITERS) as pool:
-        waiting = [
-            pool.submit(_part_of_range, connections, query, place, work / place.name(number))
-            for number, query in enumerate(queries, 1)
-        ]
-        try:
-            meanwhile()
-            made = [one.result() for one in waiting]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        return _whole([one for one in made if one], place, work)
+    waiting: deque[Future[_Made | None]] = deque()
+    with place.store.workshop(place.stem) as work, _ended(waiting):
+        for number, query in enumerate(queries, 1):
+            made = work / place.name(number)
+            waiting.append(pool.submit(_part_of_range, connections, query, snapshot, place, made))
+        yield lambda: _whole([made for one in waiting if (made := one.result())], place, work)
+
+
+@contextmanager
+def _ended(waiting: Iterable[Future[Any]]) -> Iterator[None]:
+    """At the end, nobody writes these files any more."""
+    try:
+        yield
+    finally:
+        for one in waiting:
+            one.cancel()
+        wait(waiting)
 
 
 def _whole(made: list[_Made], place: Place, work: Path) -> Written:
@@ -224,11 +232,11 @@ def _part_of_text(csv: Path, rows: int, longest: int, place: Place, made: Path) 
         return _part(conn, typed, was, [column.kept for column in place.columns], place, made)
 
 
-def _part_of_range(connections: Connections, query: str, place: Place, made: Path) -> _Made | None:
+def _part_of_range(connections: Connections, query: str, snapshot: str, place: Place, made: Path) -> _Made | None:
     names = [identifier(column.name) for column in place.columns]
     cast = [f"{name}::{column.parquet}" for name, column in zip(names, place.columns, strict=True)]
     with closing(duck(threads=1)) as conn:
-        if not binary.take(conn, connections, query, place.columns):
+        if not binary.take(conn, connections, query, snapshot, place.columns):
             return None
         typed = [f"{value} AS {name}" for value, name in zip(cast, names, strict=True)]
         return _part(conn, typed, _sum(conn, "sent", cast), names, place, made)
@@ -265,8 +273,15 @@ def _sum(conn: Any, table: str, values: list[str]) -> tuple[int, int]:
 
 def _ends(id_: str, time: str) -> str:
     within = f"FILTER (WHERE isfinite({time}))"
-    moments = (f"strftime({end}({time}) {within}, '%Y-%m-%dT%H:%M:%S.%f+00:00')" for end in ("min", "max"))
-    return ", ".join([f"min({id_}) {within}::VARCHAR", f"max({id_}) {within}::VARCHAR", *moments])
+    ids = [f"{end}({id_}) {within}::VARCHAR" for end in ("min", "max")]
+    return ", ".join(ids + [_moment(f"{end}({time}) {within}") for end in ("min", "max")])
+
+
+def _moment(time: str) -> str:
+    """Return a time in ISO 8601, which has four digits for the year. An earlier or later time becomes the first or the last one."""
+    early, late = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
+    within = f"CASE WHEN {time} < '{early}' THEN '{early}'::TIMESTAMPTZ WHEN {time} > '{late}' THEN '{late}'::TIMESTAMPTZ ELSE {time} END"
+    return f"strftime({within}, '%Y-%m-%dT%H:%M:%S.%f+00:00')"
 
 
 def extent_of(conn: Any, table: str, key: tuple[str, str]) -> Extent:

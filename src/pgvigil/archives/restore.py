@@ -99,8 +99,9 @@ def _into(
 
 
 def _type(conn: psycopg.Connection, name: str) -> str:
+    """The type of a column in this database, of any length: `character` alone would be one character, and `bit` one bit."""
     row = conn.execute(
-        """SELECT coalesce((SELECT format_type(t.oid, NULL) FROM pg_type t
+        """SELECT coalesce((SELECT format_type(t.oid, -1) FROM pg_type t
                             WHERE t.oid = to_regtype(%s) AND (t.typtype = 'e' OR t.typnamespace = 'pg_catalog'::regnamespace)), 'text')""",
         (name,),
     ).fetchone()

@@ -54,10 +54,18 @@ class Column:
     parquet: str
 
     @property
+    def _read(self) -> str:
+        """The value in COPY's text, with the years before Christ as DuckDB spells them."""
+        name = identifier(self.name)
+        if self.parquet != "TIMESTAMPTZ":
+            return name
+        return f"CASE WHEN {name} LIKE '% BC' THEN concat_ws(' ', split_part({name}, ' ', 1), '(BC)', split_part({name}, ' ', 2)) ELSE {name} END"
+
+    @property
     def typed(self) -> str:
         """The value of the file, from COPY's text."""
         name = identifier(self.name)
-        return name if self.parquet == "VARCHAR" else f"{name}::{self.parquet} AS {name}"
+        return name if self.parquet == "VARCHAR" else f"({self._read})::{self.parquet} AS {name}"
 
     @property
     def sent(self) -> str:
@@ -65,7 +73,7 @@ class Column:
         name = identifier(self.name)
         if self.parquet == "BOOLEAN":
             return f"CASE {name} WHEN 't' THEN 'true' WHEN 'f' THEN 'false' END"
-        return f"{name}::DOUBLE" if self.parquet == "DOUBLE" else name
+        return f"{name}::DOUBLE" if self.parquet == "DOUBLE" else self._read
 
     @property
     def kept(self) -> str:
@@ -98,5 +106,7 @@ def fingerprint_query(table: str, key: str, condition: str, also: str) -> sql.Co
     them.
     """
     return sql.SQL(
-        "SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0), {} FROM {} t {}"
-    ).format(sql.Identifier(key), sql.SQL(also), sql.SQL(table), sql.SQL(condition))
+        """SELECT count(*), coalesce(sum(hash_record_extended(ROW(t.{}, t.xmin), 0)), 0)
+                  + (SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid), ',' ORDER BY a.attnum), 0)
+                     FROM pg_attribute a WHERE a.attrelid = {}::regclass AND a.attnum > 0 AND NOT a.attisdropped), {} FROM {} t {}"""
+    ).format(sql.Identifier(key), sql.Literal(table), sql.SQL(also), sql.SQL(table), sql.SQL(condition))

@@ -1,7 +1,7 @@
 """Write archives: the work of job archive_files.
 
 An archive is a row of pgvigil.archives that begins without an end, files under names of its own, a manifest, and the
-end of the row. An interrupted run leaves a row without an end, by which the next run finds and removes its files. So no
+end of the row. An interrupted run leaves rows without an end, by which the next run finds and removes their files. So no
 file counts that is not listed, and there are never two for the same rows. Rows are written with the owner's rights: a
 role that may only run jobs cannot invent one.
 """
@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from pgvigil import __version__, database
-from pgvigil.archives import binary, duck, parquet
+from pgvigil.archives import binary, duck, parquet, units
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
 from pgvigil.archives.store import Store, open_store, remove_made
+from pgvigil.archives.units import Unit
 from pgvigil.backup.create import origin
 from pgvigil.errors import ArchiveError, JobError, PgvigilError, PreconditionError
 from pgvigil.migration import ledger
@@ -31,27 +34,8 @@ from pgvigil.owner import Owner, confine, confined, owner_of_table, rows
 from pgvigil.text import counted, quoted
 
 TABLE = "pgvigil.archives"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Did = Callable[[int, str | None], None]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The rows that become one archive: a partition, or some rows of `table`."""
-
-    source: str
-    table: str  # quoted
-    key: str
-    from_time: datetime
-    to_time: datetime
-    partition: str | None = None
-    oid: int | None = None
-    condition: str = ""
-    upto: int | None = None
-
-    def __str__(self) -> str:
-        return self.partition or f"{self.source} of {self.from_time:%Y-%m-%d}"
 
 
 def owner_of_archives(conn: psycopg.Connection) -> Owner:
@@ -88,141 +72,152 @@ def archive_all(conn: psycopg.Connection, location: str | None, did: Did, progre
     database.require_more_sessions(conn, 1, "job archive_files")
     clean(conn, owner, store.location, lambda note: did(0, note))
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
-    failures: list[str] = []
-    with database.beside(conn) as reader, closing(binary.Connections(conn, parquet.WRITERS)) as connections:
-        if confined(conn):
-            confine(reader, owner.name)
-        reader.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET client_encoding = 'UTF8'")
-        units = [*_partitions(conn), *_executions(reader), *_deleted_sessions(conn)]
-        for number, unit in enumerate(units, 1):
-            progress(f"archiving {unit} ({number} of {len(units)})")
+    with ExitStack() as stack:
+        writer = _Writer(conn, owner, store, stack)
+        waiting = [*units.partitions(conn), *units.executions(writer.reader), *units.deleted_sessions(conn)]
+        failures = writer.write(waiting, did, progress)
+    clean(conn, owner, store.location, lambda note: did(0, note))
+    if failures:
+        raise JobError(
+            f"{len(failures)} of {len(waiting)} could not be archived: {failures[0]}", "The next run tries them again."
+        )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An archive that is being written. `wait` returns how many rows the server counts, their fingerprint, and the files."""
+
+    unit: Unit
+    id: int
+    place: parquet.Place
+    wait: Callable[[], tuple[int, Any, parquet.Written]]
+    reading: ExitStack
+    whole: ExitStack
+
+
+class _Writer:
+    """Writes archives, two at a time: while one is flushed to the disk and recorded, the rows of the next are read.
+
+    The statements on the job's connection all come from the thread of the caller. The threads that write files are the same for both
+    archives: their number bounds the memory.
+    """
+
+    def __init__(self, conn: psycopg.Connection, owner: Owner, store: Store, stack: ExitStack) -> None:
+        self._conn, self._owner, self._store, self._stack = conn, owner, store, stack
+        self._readers: list[psycopg.Connection] = []
+        self.reader = self._add_reader()
+        self._free = [self.reader]
+        self._connections = stack.enter_context(closing(binary.Connections(conn, parquet.WRITERS)))
+        self._pool = stack.enter_context(ThreadPoolExecutor(parquet.WRITERS))
+
+    def write(self, waiting: list[Unit], did: Did, progress: Callable[[str], None]) -> list[str]:
+        """Archive them. `did` is called with the rows of each. Returns which failed, and why."""
+        failures: list[str] = []
+        begun_: deque[_Begun] = deque()
+
+        @contextmanager
+        def noted(unit: Unit) -> Iterator[None]:
             try:
-                count = _archive(conn, reader, connections, owner, store, unit)
+                yield
             except (PgvigilError, psycopg.Error, OSError) as error:
-                with suppress(psycopg.Error):
-                    reader.rollback()
-                if conn.closed or reader.closed or database.is_lost(error):
+                if any(one.closed for one in (self._conn, *self._readers)) or database.is_lost(error):
                     raise
                 said = error.message if isinstance(error, PgvigilError) else " ".join(str(error).split())
                 failures.append(f"{unit}: {said}")
                 did(0, f"not archived: {failures[-1]}")
-                continue
-            did(count, f"archived {unit} ({counted(count, 'row')})")
-    clean(conn, owner, store.location, lambda note: did(0, note))
-    if failures:
-        raise JobError(
-            f"{len(failures)} of {len(units)} could not be archived: {failures[0]}", "The next run tries them again."
-        )
 
+        def end() -> None:
+            one = begun_.popleft()
+            with noted(one.unit):
+                count = self._end(one)
+                did(count, f"archived {one.unit} ({counted(count, 'row')})")
 
-# ── What waits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+        with ExitStack() as unfinished:
+            for number, unit in enumerate(waiting, 1):
+                while begun_ and not self._has_reader():
+                    end()
+                progress(f"archiving {unit} ({number} of {len(waiting)})")
+                with noted(unit):
+                    begun_.append(self._begin(unit))
+                    unfinished.push(begun_[-1].whole)
+            while begun_:
+                end()
+        return failures
 
+    def _begin(self, unit: Unit) -> _Begun:
+        with ExitStack() as whole:
+            archive_id, directory, stem = whole.enter_context(begun(self._conn, self._owner, self._store, unit))
+            reading = whole.enter_context(ExitStack())
+            reader = self._free.pop()
+            reading.callback(self._free.append, reader)
+            reading.enter_context(reader.transaction())
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
+            place = parquet.Place(SOURCES[unit.source], of, self._store, directory, stem)
+            wait = self._begin_rows(reader, reading, unit, place)
+            return _Begun(unit, archive_id, place, wait, reading, whole.pop_all())
 
-def _partitions(conn: psycopg.Connection) -> list[Unit]:
-    found = rows(
-        conn,
-        "source text, name text, key text, since timestamptz, until timestamptz, partition text, id bigint",
-        """SELECT p.source, format('%I.%I', n.nspname, c.relname), p.key::text, p.from_time, p.to_time, p.partition, p.partition_oid::bigint
-           FROM pgvigil.partitions_to_archive() p JOIN pg_class c ON c.oid = p.partition_oid JOIN pg_namespace n ON n.oid = c.relnamespace""",
-    )
-    return [Unit(*row) for row in found]
+    def _begin_rows(
+        self, reader: psycopg.Connection, reading: ExitStack, unit: Unit, place: parquet.Place
+    ) -> Callable[[], tuple[int, Any, parquet.Written]]:
+        def count() -> tuple[int, Any, bool]:
+            query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
+            return reader.execute(query).fetchone() or (0, 0, True)
 
+        def as_text() -> parquet.Written:
+            query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
+            return parquet.write(self._pool, reader, query, place)
 
-def _executions(reader: psycopg.Connection) -> list[Unit]:
-    """The days of query executions that wait. The lock waits for whoever puts some there: what has an earlier place is there."""
-    with reader.transaction():
-        reader.execute("LOCK TABLE pgvigil.executions_to_archive IN SHARE MODE")
-        [(upto,)] = rows(reader, "place bigint", "SELECT max(place) FROM pgvigil.executions_to_archive")
-    if upto is None:
-        return []
-    days = rows(
-        reader,
-        "day text",
-        """SELECT DISTINCT (greatest(started_at, '1970-01-01Z') AT TIME ZONE 'UTC')::date::text FROM pgvigil.executions_to_archive
-           WHERE place <= %s ORDER BY 1""",
-        (upto,),
-    )
-    units = []
-    for (day,) in days:
-        begin = datetime.fromisoformat(day).replace(tzinfo=UTC)
-        units.append(_day("query_executions", "pgvigil.executions_to_archive", "id", "started_at", begin, upto=upto))
-    return units
+        queries = binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS)
+        snapshot = self._connections.snapshot(reader) if queries else None
+        if snapshot is None:
+            number, fingerprint, _ = count()
+            made = as_text()
+            return lambda: (number, fingerprint, made)
+        writing = reading.enter_context(ExitStack())
+        wait = writing.enter_context(parquet.ranges(self._pool, self._connections, queries, snapshot, place))
+        number, fingerprint, fits = count()
 
+        def waited() -> tuple[int, Any, parquet.Written]:
+            with suppress(*binary.refusals()), writing:
+                if fits:
+                    return number, fingerprint, wait()
+            place.store.remove(place.directory, place.stem)
+            return number, fingerprint, as_text()
 
-def _deleted_sessions(conn: psycopg.Connection) -> list[Unit]:
-    """Return the past days of deletions that are not archived, or that got more rows since.
+        return waited
 
-    Old days are not looked at again.
-    """
-    days = rows(
-        conn,
-        "day text",
-        """SELECT d.day::text FROM (
-               SELECT (s.deleted_at AT TIME ZONE 'UTC')::date AS day, count(*) AS rows FROM pgvigil.deleted_sessions s
-               WHERE s.deleted_at < date_trunc('day', now(), 'UTC') - interval '1 day' AND s.deleted_at >= '1970-01-01Z'
-                 AND s.deleted_at >= coalesce((SELECT max(a.from_time) - interval '31 days' FROM pgvigil.archives a
-                                               WHERE a.source = 'deleted_sessions' AND a.completed_at IS NOT NULL), '-infinity')
-               GROUP BY 1) d
-           WHERE d.rows > coalesce((SELECT max(a.rows) FROM pgvigil.archives a
-                                    WHERE a.source = 'deleted_sessions' AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-                                      AND (a.from_time AT TIME ZONE 'UTC')::date = d.day), 0)
-           ORDER BY d.day""",
-    )
-    begins = (datetime.fromisoformat(day).replace(tzinfo=UTC) for (day,) in days)
-    return [_day("deleted_sessions", "pgvigil.deleted_sessions", "session_id", "deleted_at", begin) for begin in begins]
+    def _end(self, one: _Begun) -> int:
+        with one.whole:
+            with one.reading:
+                number, fingerprint, written = one.wait()
+            if written.rows != number:
+                raise ArchiveError(
+                    f"{one.unit} has {number:,} rows, and {written.rows:,} were read back", "Nothing is dropped."
+                )
+            path = f"{one.place.directory}/{one.place.stem}.json"
+            complete(
+                self._conn, self._owner, self._store, one.unit, one.id, path, written, one.place.columns, fingerprint
+            )
+        return int(number)
 
+    def _add_reader(self) -> psycopg.Connection:
+        reader = self._stack.enter_context(database.beside(self._conn))
+        if confined(self._conn):
+            confine(reader, self._owner.name)
+        reader.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET client_encoding = 'UTF8'")
+        self._readers.append(reader)
+        return reader
 
-def _day(source: str, table: str, key: str, time: str, begin: datetime, *, upto: int | None = None) -> Unit:
-    """A day of rows; the first one there is begins with time itself."""
-    since = "-infinity" if begin == _EPOCH else begin.isoformat()
-    end = begin + timedelta(days=1)
-    condition = f" WHERE {time} >= '{since}' AND {time} < '{end.isoformat()}'"
-    if upto is not None:
-        condition += f" AND place <= {upto}"
-    return Unit(source, table, key, begin, end, condition=condition, upto=upto)
+    def _has_reader(self) -> bool:
+        """Return whether another archive can be begun. It is not where the driver has no connections: then one is read at a time."""
+        if not self._free and len(self._readers) == 1 and self._connections.are_open:
+            with suppress(psycopg.Error, PgvigilError):
+                self._free.append(self._add_reader())
+        return bool(self._free)
 
 
 # ── One archive ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _archive(
-    conn: psycopg.Connection, reader: psycopg.Connection, connections: binary.Connections, owner: Owner, store: Store, unit: Unit
-) -> int:  # fmt: skip
-    with begun(conn, owner, store, unit) as (archive_id, directory, stem):
-        with reader.transaction():
-            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
-            place = parquet.Place(SOURCES[unit.source], of, store, directory, stem)
-            rows, fingerprint, written = _written(reader, connections, unit, place)
-        if written.rows != rows:
-            raise ArchiveError(f"{unit} has {rows:,} rows, and {written.rows:,} were read back", "Nothing is dropped.")
-        complete(conn, owner, store, unit, archive_id, f"{directory}/{stem}.json", written, of, fingerprint)
-    return int(rows)
-
-
-def _written(
-    reader: psycopg.Connection, connections: binary.Connections, unit: Unit, place: parquet.Place
-) -> tuple[int, Any, parquet.Written]:
-    """Write the rows of a unit; return how many the server counts, and their fingerprint."""
-    found: list[Any] = []
-
-    def count() -> None:
-        query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
-        found[:] = reader.execute(query).fetchone() or (0, 0, True)
-
-    if ranges := binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS):
-        with connections.reading(reader) as ready:
-            if ready:
-                try:
-                    written = parquet.write_ranges(connections, ranges, place, count)
-                    if found[2]:
-                        return found[0], found[1], written
-                except binary.refusals():
-                    pass
-                place.store.remove(place.directory, place.stem)
-    count()
-    query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
-    return found[0], found[1], parquet.write(reader, query, place)
 
 
 @contextmanager

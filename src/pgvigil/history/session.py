@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgvigil.archives import literal
 from pgvigil.database import Target
 from pgvigil.errors import UsageError
 from pgvigil.history.engines import Ask
-from pgvigil.history.snapshot import Snapshot, Span, paths, snapshot
+from pgvigil.history.snapshot import BEGINNING, Snapshot, Span, paths, snapshot
+
+_EARLIEST, _LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ def timeline(target: Target, session: str, ask: Ask, *, moved_to: str | None = N
         }
     is_of = {"query_executions": f"conversation_id = {literal(session)}"}
     columns = {
-        "session_lifecycle": "{micros}(created_at), id, event_type, event_data",
+        "session_lifecycle": f"{{micros}}({_shown('created_at', '{time}')}), id, event_type, event_data",
         "deleted_sessions": "events",
-        "performance_logs": "{micros}(created_at), id, operation, duration_ms, success, metadata",
-        "query_executions": "{micros}(started_at), CAST(id AS VARCHAR(40)), query, status, execution_time, database_type",
+        "performance_logs": f"{{micros}}({_shown('created_at', '{time}')}), id, operation, duration_ms, success, metadata",
+        "query_executions": f"{{micros}}({_shown('started_at', '{time}')}), CAST(id AS VARCHAR(40)), query, status, execution_time, database_type",
     }
     for source, archives in files.items():
         with paths(archives, moved_to) as found:
@@ -56,11 +58,17 @@ def timeline(target: Target, session: str, ask: Ask, *, moved_to: str | None = N
     return sorted({(one.kind, one.id): one for one in reversed(entries)}.values(), key=lambda one: (one.time, one.id))
 
 
+def _shown(column: str, type_: str = "timestamptz") -> str:
+    """A time as far as Python has any, in the SQL of all engines: one that is infinite or of another era is at the end of that."""
+    return f"least(greatest({column}, {type_} '{_EARLIEST.isoformat(' ')}'), {type_} '{_LATEST.isoformat(' ')}')"
+
+
 def _in_database(moment: Snapshot, session: str) -> list[Entry]:
     entries = [
         Entry(time, "event", str(id_), type_, data, "database")
         for time, id_, type_, data in moment.rows(
-            "SELECT created_at, id, event_type, event_data FROM {app}.session_lifecycle WHERE session_id = %s", session
+            f"SELECT {_shown('created_at')}, id, event_type, event_data FROM {{app}}.session_lifecycle WHERE session_id = %s",
+            session,
         )
     ]
     for (events,) in moment.rows("SELECT events FROM pgvigil.deleted_sessions WHERE session_id = %s", session):
@@ -68,7 +76,7 @@ def _in_database(moment: Snapshot, session: str) -> list[Entry]:
     entries += [
         Entry(time, "operation", str(id_), what, {"duration_ms": ms, "success": ok, "metadata": data}, "database")
         for time, id_, what, ms, ok, data in moment.rows(
-            "SELECT created_at, id, operation, duration_ms, success, metadata FROM {app}.performance_logs WHERE session_id = %s",
+            f"SELECT {_shown('created_at')}, id, operation, duration_ms, success, metadata FROM {{app}}.performance_logs WHERE session_id = %s",
             session,
         )
     ]
@@ -78,7 +86,7 @@ def _in_database(moment: Snapshot, session: str) -> list[Entry]:
                 time, "execution", str(id_), what, {"status": status, "seconds": seconds, "engine": engine}, "database"
             )
             for time, id_, what, status, seconds, engine in moment.rows(
-                f"SELECT started_at, id, query, status, execution_time, database_type FROM {table} WHERE conversation_id = %s",
+                f"SELECT {_shown('started_at')}, id, query, status, execution_time, database_type FROM {table} WHERE conversation_id = %s",
                 session,
             )
         ]
@@ -102,11 +110,7 @@ def _of_trail(events: list[dict[str, Any]], where: str) -> list[Entry]:
 def _of_file(source: str, row: tuple[Any, ...]) -> list[Entry]:
     if source == "deleted_sessions":
         return _of_trail(json.loads(row[0]), "archive")
-    time = Span(by="hour").moment(0)
-    assert time is not None  # noqa: S101 - it is None for "all" only
-    from datetime import timedelta
-
-    at = time + timedelta(microseconds=row[0])
+    at = BEGINNING + timedelta(microseconds=row[0])
     if source == "session_lifecycle":
         return [Entry(at, "event", row[1], row[2], json.loads(row[3]), "archive")]
     if source == "performance_logs":

@@ -66,7 +66,7 @@ class Span:
 
 
 def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00:00"
+    return moment.astimezone(UTC).isoformat(" ", "microseconds")
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,10 @@ def seconds(text: str) -> float:
 
 def moment(text: str) -> datetime:
     value = datetime.fromisoformat(text)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except OverflowError as error:  # there is no such time in UTC
+        raise ValueError(str(error)) from error
 
 
 def add_report_format(group: argparse._ArgumentGroup, formats: str = "validate.report.formats") -> None:
