@@ -96,7 +96,7 @@ class _Begun:
 
 
 class _Writer:
-    """Writes archives, two at a time: while one is flushed to the disk and recorded, the rows of the next are read.
+    """A writer of archives, two at a time: while one is flushed to the disk and recorded, the rows of the next are read.
 
     The statements on the job's connection all come from the thread of the caller. The threads that write files are the same for both
     archives: their number bounds the memory.
