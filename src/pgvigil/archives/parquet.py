@@ -132,7 +132,7 @@ def ranges(
 
 @contextmanager
 def _ended(waiting: Iterable[Future[Any]]) -> Iterator[None]:
-    """At the end, nobody writes these files any more."""
+    """Wait at the end until nobody writes these files any more."""
     try:
         yield
     finally:
