@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import __version__, database
-from pgvigil.archives import binary, duck, parquet
+from pgvigil.archives import binary, duck, identifier, parquet
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
 from pgvigil.archives.store import Store, open_store, remove_made
@@ -183,7 +183,9 @@ def _archive(
 ) -> int:  # fmt: skip
     with begun(conn, owner, store, unit) as (archive_id, directory, stem):
         with reader.transaction():
-            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            if not confined(reader):  # which makes a function of its own
+                reader.execute("SET TRANSACTION READ ONLY")
             of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
             place = parquet.Place(SOURCES[unit.source], of, store, directory, stem)
             rows, fingerprint, written = _written(reader, connections, unit, place)
@@ -201,8 +203,13 @@ def _written(
 
     def count() -> None:
         query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
-        found[:] = reader.execute(query).fetchone() or (0, 0, True)
+        columns = "rows bigint, fingerprint numeric, fits boolean"
+        [found[:]] = rows(reader, columns, query.as_string(reader))
 
+    if owner := confined(reader):
+        count()  # first: it locks what the owner may read against a change
+        query = _confined_copy(reader, owner, unit, place.columns)
+        return found[0], found[1], parquet.write(reader, query, place)
     if ranges := binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS):
         with connections.reading(reader) as ready:
             if ready:
@@ -216,6 +223,21 @@ def _written(
     count()
     query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
     return found[0], found[1], parquet.write(reader, query, place)
+
+
+def _confined_copy(reader: psycopg.Connection, owner: Owner, unit: Unit, of: list[Column]) -> str:
+    """Return the COPY of a unit that a superuser may run. The COPY of a table runs no code, and that of a query may run the owner's: what
+    it reads, the server first puts aside.
+    """
+    plain = """SELECT c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '')
+               FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = %s::regclass AND r.rolname = %s"""
+    names = [identifier(column.name) for column in of]
+    if not unit.condition and reader.execute(plain, (unit.table, owner.name)).fetchone() == (True,):
+        return f"COPY {unit.table} ({', '.join(names)}) TO STDOUT (FORMAT csv)"
+    shown = ", ".join(f"CASE WHEN {name} IS NOT NULL THEN concat({name}) END" for name in names)
+    typed = ", ".join(f"c{number} text" for number in range(len(names)))
+    query = owner.reading(reader, typed, f"SELECT {shown} FROM ONLY {unit.table}{unit.condition}")
+    return f"COPY ({query}) TO STDOUT (FORMAT csv)"
 
 
 @contextmanager
