@@ -69,7 +69,7 @@ def rows(
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if owner := confined(conn):
-        typed = ", ".join(f'"{name}" {type_}' for name, type_ in zip(names, types.split(", "), strict=True))
+        typed = ", ".join(f"{name} {type_}" for name, type_ in zip(names, types.split(", "), strict=True))
         listed = ", ".join(f'q."{name}"' for name in names)
         return [kind(*row) for row in owner.rows(conn, typed, f"SELECT {listed} FROM ({query}) q", values or ())]
     with conn.cursor(row_factory=tuple_row) as cursor:

@@ -55,15 +55,15 @@ def require_plain_reading(conn: psycopg.Connection, agreed: bool) -> None:
 
 def plain_reading(conn: psycopg.Connection, agreed: bool) -> fingerprint.Guard | None:
     """Return what keeps the owner of a table from a view in its place, or such an index, between the look at the table and its reading;
-    None where nothing has to. A standby has no such lock.
+    None where nothing has to. A standby has no such lock. `conn` looks: a snapshot that is read in is older than what is planned with.
     """
     if agreed or not _is_superuser(conn) or conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
         return None
 
     @contextmanager
-    def guard(conn: psycopg.Connection, name: str) -> Iterator[None]:
-        with conn.transaction(force_rollback=True):  # which releases the lock at once
-            conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name)))
+    def guard(reader: psycopg.Connection, name: str) -> Iterator[None]:
+        with reader.transaction(force_rollback=True):  # which releases the lock at once
+            reader.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name)))
             row = conn.execute(
                 """SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_catalog.pg_class c
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)""",
