@@ -295,7 +295,8 @@ def test_what_the_owner_has_replaced_is_not_called_by_a_superuser_s_archive_and_
 @pytest.mark.in_short
 def test_what_was_not_replaced_is_called(mined: Installation) -> None:
     mined.migrate()
-    for words in (("maintain", "run", "expiry"), ("maintain", "status"), ("health",), ("sessions", "list")):
+    commands = [("maintain", "run", "expiry"), ("maintain", "status"), ("health",), ("sessions", "list"), ("report",)]
+    for words in [*commands, ("history", "performance"), ("history", "sessions"), ("archive", "list")]:
         code, said = mined.pgvigil(*words)
         assert code in (0, 1), said
 
