@@ -67,7 +67,7 @@ def test_a_table_replaced_while_a_superuser_s_command_waits_runs_nothing_with_mo
     mined.migrate()
     table, words = READ[what]
     if "copy" in what:
-        monkeypatch.setattr("pgvigil.validate.diff.reference._hindrance", lambda *_: "no copy can be made here")
+        monkeypatch.setattr("pgvigil.validate.diff.reference.hindrance", lambda *_: "no copy can be made here")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mined.as_owner(
         """SELECT instrumentation.register_session(instrumentation.register_instance('host')),

@@ -114,7 +114,7 @@ class Reference:
             with suppress(ValueError):
                 self._answer(Snapshot.from_json(text, schema))
                 return
-        if reason := _hindrance(conn):
+        if reason := hindrance(conn):
             self._answer_stored(conn, key, schema, reason)
             return
         try:
@@ -144,7 +144,7 @@ class Reference:
         )
 
 
-def _hindrance(conn: Connection) -> str:
+def hindrance(conn: Connection) -> str:
     """Why there can be no scratch database, if so."""
     may = conn.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
