@@ -414,13 +414,12 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits
-    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
-    -- of a user's table was read, none did.
+    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits.
+    -- From PostgreSQL 18 on, they have those that they were queued with, but one that defers itself for ever keeps the
+    -- COMMIT from its end. A trigger that fires reads its row: once no page of a user's table was read, none did.
     LOOP
         SET CONSTRAINTS ALL IMMEDIATE;
         EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
-               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
                OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
         seen := pg_catalog.concat((
             SELECT pg_catalog.string_agg(
@@ -432,7 +431,7 @@ BEGIN
         EXIT WHEN seen OPERATOR(pg_catalog.=) before;
         IF rounds OPERATOR(pg_catalog.=) 100
             OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
-            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT of %, with its rights or without an end',
                 session_user
                   USING HINT = 'Connect as the owner of the tables.';
         END IF;
@@ -1052,7 +1051,7 @@ COMMENT ON COLUMN pgvigil.reference_snapshots.snapshot IS 'The objects and their
 COMMENT ON COLUMN pgvigil.reference_snapshots.made_by IS 'The login role that read it';
 COMMENT ON CONSTRAINT reference_snapshots_pkey ON pgvigil.reference_snapshots IS
     'One snapshot for each DDL and major version';
-DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '9d20887b6335b9cf973c17d54c702074330c8c95d5a7886dee4e325ad3b58f34', '338bd51e21b56cb661a041ba2a3ff1b616de173e211058d83832f840390ca02a', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('001', '001_bookkeeping', current_setting('pgvigil.schema'), false, '63e063e6a85583039dc8119d2922272d107a54ee02bb0894456cdae4158f4929', '93bd2c8be95f4a3c543628176515db4fc546ada1d3e448cb6433e5d212ad7b97', 0, '0.1.0'); END $$;
 
 -- ---------- 002_legacy_tables.sql -------------------------------------------------------------------------------
 -- An earlier attempt may have left tables or views under our names in another shape. Each is moved aside whole, in one

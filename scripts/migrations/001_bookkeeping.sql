@@ -119,13 +119,12 @@ DECLARE
     before pg_catalog.text;
     rounds pg_catalog.int4 := 0;
 BEGIN
-    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits
-    -- (from PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page
-    -- of a user's table was read, none did.
+    -- A trigger that fires here may defer others again: those would run at the COMMIT with the rights of who commits.
+    -- From PostgreSQL 18 on, they have those that they were queued with, but one that defers itself for ever keeps the
+    -- COMMIT from its end. A trigger that fires reads its row: once no page of a user's table was read, none did.
     LOOP
         SET CONSTRAINTS ALL IMMEDIATE;
         EXIT WHEN session_user OPERATOR(pg_catalog.=) current_user
-               OR pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
                OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
         seen := pg_catalog.concat((
             SELECT pg_catalog.string_agg(
@@ -137,7 +136,7 @@ BEGIN
         EXIT WHEN seen OPERATOR(pg_catalog.=) before;
         IF rounds OPERATOR(pg_catalog.=) 100
             OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
-            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %',
+            RAISE EXCEPTION 'deferred triggers may be left for the COMMIT of %, with its rights or without an end',
                 session_user
                   USING HINT = 'Connect as the owner of the tables.';
         END IF;

@@ -7,6 +7,7 @@ command names them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -68,17 +69,19 @@ def _is_ours(words: str, sqlstate: str) -> bool:
     return any(name.rsplit(".", 1)[-1].lower() in ours for name in names)
 
 
-def rows(conn: psycopg.Connection[Any], kind: type[T], query: str, types: str) -> list[T]:
+def rows(
+    conn: psycopg.Connection[Any], kind: type[T], query: str, types: str, values: Mapping[str, object] | None = None
+) -> list[T]:
     """Return the rows of a view or a function of ours as records, whose fields have these types of the server's. Raise
     PreconditionError if its columns are not their fields.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if owner := confined(conn):
-        typed = ", ".join(f'"{name}" {type_}' for name, type_ in zip(names, types.split(", "), strict=True))
+        typed = ", ".join(f"{name} {type_}" for name, type_ in zip(names, types.split(", "), strict=True))
         listed = ", ".join(f'q."{name}"' for name in names)
-        return [kind(*row) for row in owner.rows(conn, typed, f"SELECT {listed} FROM ({query}) q")]
+        return [kind(*row) for row in owner.rows(conn, typed, f"SELECT {listed} FROM ({query}) q", values or ())]
     with conn.cursor(row_factory=tuple_row) as cursor:
-        found = cursor.execute(query.encode()).fetchall()
+        found = cursor.execute(query.encode(), values).fetchall()
         columns = [column.name for column in cursor.description or ()]
     if sorted(columns) != sorted(names):
         differing = sorted(set(columns) ^ set(names)) or columns

@@ -15,34 +15,38 @@ goes through such a function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, LiteralString, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.rows import tuple_row
+
+from pgvigil.errors import PreconditionError
 
 OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where nobody else does
 
-# The owner of what is ours, if who is connected is a superuser and the owner is another role that somebody can act as. The path may be
-# the owner's.
-UNDER_SUPERUSER = """
+# The condition on owner o and connected role u: u is a superuser, and o another role that somebody can act as. The path may be the owner's.
+_UNDER = """
+    u.rolname OPERATOR(pg_catalog.=) current_user AND u.rolsuper AND NOT o.rolsuper
+    AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner'
+         OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) m.member
+                    WHERE m.roleid OPERATOR(pg_catalog.=) o.oid AND NOT r.rolsuper))"""
+# The owner of what is ours, if that is so.
+UNDER_SUPERUSER = f"""
     SELECT o.rolname::pg_catalog.text
     FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) n.nspowner
-    JOIN pg_catalog.pg_roles u ON u.rolname OPERATOR(pg_catalog.=) current_user
-    WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND u.rolsuper AND NOT o.rolsuper
-      AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner'
-           OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) m.member
-                      WHERE m.roleid OPERATOR(pg_catalog.=) o.oid AND NOT r.rolsuper))"""
+    CROSS JOIN pg_catalog.pg_roles u
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND {_UNDER}"""
 
-# A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits (from
-# PostgreSQL 18 on, with those that they were queued with). A trigger that fires reads its row: once no page of a user's table was read, none did.
+# A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits. From
+# PostgreSQL 18 on, it has those that it was queued with, but one that defers itself for ever keeps the COMMIT from its end. A trigger that
+# fires reads its row: once no page of a user's table was read, none did.
 _END = """
         LOOP
             SET CONSTRAINTS ALL IMMEDIATE;
-            EXIT WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
-                   OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
+            EXIT WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
             seen := pg_catalog.concat((
                 SELECT pg_catalog.string_agg(pg_catalog.concat(c.oid, ' ', pg_catalog.pg_stat_get_xact_blocks_fetched(c.oid)), ',' ORDER BY c.oid)
                 FROM pg_catalog.pg_class c
@@ -50,7 +54,7 @@ _END = """
                   AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid));
             EXIT WHEN seen OPERATOR(pg_catalog.=) before;
             IF rounds OPERATOR(pg_catalog.=) 100 OR pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'off' THEN
-                RAISE EXCEPTION 'deferred triggers may be left for the COMMIT, which would run them with the rights of %', session_user
+                RAISE EXCEPTION 'deferred triggers may be left for the COMMIT of %, with its rights or without an end', session_user
                     USING HINT = 'Connect as the owner of the tables.';
             END IF;
             before := seen;
@@ -102,6 +106,10 @@ _READ = (
 )
 
 
+Row = tuple[str | None, ...]
+Values = Sequence[object] | Mapping[str, object]
+
+
 class Owner(NamedTuple):
     """The role that everything of ours belongs to in a database, and whether who is connected is another one who may do what it may."""
 
@@ -123,22 +131,37 @@ class Owner(NamedTuple):
         return None if row is None or row[0] is None else str(row[0])
 
     def _call(self, conn: psycopg.Connection, statement: str, *, wants_row: bool) -> str | None:
-        conn.execute(sql.SQL(_RUN).format(owner=sql.Identifier(self.name)))
+        self._define(conn, _RUN)
         row = conn.execute(
             "SELECT pg_temp.pgvigil_run_as_owner(%s::text, %s::boolean)", (statement, wants_row)
         ).fetchone()
         return row[0] if row else None
 
-    def rows(self, conn: psycopg.Connection[Any], columns: str, query: str, values: Sequence[object] = ()) -> list[Any]:
+    def rows(self, conn: psycopg.Connection[Any], columns: str, query: str, values: Values = ()) -> list[Any]:
         """Return the rows of a query, whose columns have these names and types."""
-        statement = psycopg.ClientCursor(conn).mogrify(query, values) if values else query
-        conn.execute(sql.SQL(_READ).format(owner=sql.Identifier(self.name)))
         with conn.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(
-                f"SELECT * FROM pg_temp.pgvigil_read_as_owner(%s::pg_catalog.text) AS r ({columns})".encode(),
-                (statement,),
-            )
-            return cursor.fetchall()
+            return cursor.execute(self.reading(conn, columns, query, values).encode()).fetchall()
+
+    def reading(self, conn: psycopg.Connection[Any], columns: str, query: str, values: Values = ()) -> str:
+        """Return a query that answers the same with the owner's rights: once, because the owner's code may replace what it calls."""
+        statement = psycopg.ClientCursor(conn).mogrify(query, values) if values else query
+        each = [column.split(" ", 1) for column in columns.split(", ")]
+        cast = ", ".join(f'r."{name}"::{kind}' for name, kind in each)
+        names = ", ".join(f'"{name}"' for name, _ in each)
+        statement = f"SELECT {cast} FROM (\n{statement}\n) AS r ({names})"
+        typed = ", ".join(f'"{name}" {kind}' for name, kind in each)
+        self._define(conn, _READ)
+        return f"SELECT * FROM pg_temp.pgvigil_read_as_owner({sql.quote(statement, conn)}) AS r ({typed})"
+
+    def _define(self, conn: psycopg.Connection[Any], function: LiteralString) -> None:
+        try:
+            conn.execute(sql.SQL(function).format(owner=sql.Identifier(self.name)))
+        except errors.ReadOnlySqlTransaction as error:
+            raise PreconditionError(
+                f"{conn.info.user} is a superuser, and objects of pgvigil belong to {self.name}: they are read in a function with that role's "
+                "rights, which cannot be made on a server that only reads",
+                f"Connect as {self.name} or as a member of pgvigil_reader.",
+            ) from error
 
 
 # Whose code the objects of pgvigil may hold, for connections with more rights than theirs.
@@ -155,7 +178,7 @@ def confined(conn: psycopg.Connection[Any]) -> Owner | None:
     return _CONFINED.get(conn)
 
 
-def rows(conn: psycopg.Connection[Any], columns: str, query: str, values: Sequence[object] = ()) -> list[Any]:
+def rows(conn: psycopg.Connection[Any], columns: str, query: str, values: Values = ()) -> list[Any]:
     """Return the rows of a query on objects of pgvigil. `columns` are their names and types: "job text, total bigint"."""
     if owner := _CONFINED.get(conn):
         return owner.rows(conn, columns, query, values)
@@ -163,12 +186,23 @@ def rows(conn: psycopg.Connection[Any], columns: str, query: str, values: Sequen
         return cursor.execute(query.encode(), values or None).fetchall()
 
 
-def execute(conn: psycopg.Connection[Any], statement: str, values: Sequence[object] = ()) -> None:
+def execute(conn: psycopg.Connection[Any], statement: str, values: Values = ()) -> None:
     """Run one statement on objects of pgvigil."""
     if owner := _CONFINED.get(conn):
         owner.execute(conn, psycopg.ClientCursor(conn).mogrify(statement, values) if values else statement)
     else:
         conn.execute(statement.encode(), values or None)
+
+
+def copied(
+    conn: psycopg.Connection[Any], table: str, columns: str, only: Callable[[Row], bool] = lambda _: True
+) -> list[Row]:
+    """Return the rows of a table as text, those that `only` accepts. This runs no code of the table's owner: a COPY of a table makes no plan, and refuses a view.
+
+    Raises WrongObjectType for what is not a table.
+    """
+    with conn.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) TO STDOUT".encode()) as copy:
+        return [row for row in copy.rows() if only(row)]
 
 
 def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
@@ -190,6 +224,17 @@ def owner_of(conn: psycopg.Connection[Any], schema: str) -> Owner:
     if owner is None or owned_by_superuser:
         return Owner(OWN_ROLE if superuser else user, is_other=False)
     return Owner(owner, is_other=owner != user and is_member)
+
+
+def other_owner(conn: psycopg.Connection[Any], table: str) -> Owner | None:
+    """Return the owner of a relation, given as its quoted name, if who is connected is a superuser and another role can act as the owner."""
+    query = f"""
+        SELECT o.rolname::pg_catalog.text
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) c.relowner
+        CROSS JOIN pg_catalog.pg_roles u
+        WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)::pg_catalog.oid AND {_UNDER}"""
+    row = conn.execute(query.encode(), (table,)).fetchone()
+    return None if row is None else Owner(row[0], is_other=True)
 
 
 def owner_of_table(conn: psycopg.Connection[Any], table: str) -> Owner | None:

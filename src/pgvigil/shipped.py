@@ -17,7 +17,7 @@ import psycopg
 
 from pgvigil import project
 from pgvigil.errors import ConnectError
-from pgvigil.owner import OWN_ROLE, confine
+from pgvigil.owner import OWN_ROLE, confine, copied
 from pgvigil.placeholders import bound
 from pgvigil.planned_code import is_possible, planned_code
 
@@ -272,8 +272,10 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     yield from found
     if found:
         return  # the ledger is a table, too
-    named = conn.execute("SELECT schema_name FROM pgvigil.migrations WHERE revision = '000'").fetchone()
-    schema = named[0] if named else "public"
+    named = [
+        name for revision, name in copied(conn, "pgvigil.migrations", "revision, schema_name") if revision == "000"
+    ]
+    schema = (named[0] if named else None) or "public"
     if plans_code:
         yield from sorted(planned_code(conn, (), schema, [*_APPLICATION, *_TABLES]))
     q = schema.replace('"', '""')

@@ -570,6 +570,8 @@ DAMAGE = {
     "no size": lambda text: json.dumps(json.loads(text) | {"size": None}),
     "a kind that is none": lambda text: json.dumps(json.loads(text) | {"kind": "odd"}),
     "infinite": lambda text: text.replace('"size": 1,', '"size": Infinity,'),
+    "a version that is none": lambda text: text.replace('"pg_dump_version": "18.6"', '"pg_dump_version": "../x"'),
+    "a version without an end": lambda text: text.replace('"pg_dump_version": "18.6"', f'"pg_dump_version": "{"9" * 5000}"'),
     "a huge number": lambda text: text.replace('"size": 1,', f'"size": {"9" * 5000},'),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from conftest import PROJECT, Database, Make, Run, application, give, nobody, wait_until
 from pgvigil.errors import ConnectError
-from pgvigil.live import ExecutionTracker, Recorder, redact
+from pgvigil.live import ExecutionTracker, Recorder, literals, redact, redact_query
 from pgvigil.live.executions import classify
 
 pytestmark = pytest.mark.client_side
@@ -310,10 +310,10 @@ FRAGMENTS = [
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
 def test_quick_look_at_a_text_overlooks_no_secret(text: str) -> None:
-    shown = redact.hide_secrets(text), redact.hide_secrets_of_query(text)
+    shown = redact.hide_secrets(text), redact_query.hide_secrets_of_query(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redact, "is_harmless", lambda _: False)
-        assert (redact.hide_secrets(text), redact.hide_secrets_of_query(text)) == shown
+        assert (redact.hide_secrets(text), redact_query.hide_secrets_of_query(text)) == shown
 
 
 def test_no_secret_of_parameters_message_or_query_reaches_the_database(world: World) -> None:
@@ -341,7 +341,7 @@ QUERIES = [
 
 @pytest.mark.parametrize(("query", "engine", "expected"), QUERIES)
 def test_literals_are_normalised(query: str, engine: str, expected: str) -> None:
-    assert redact.normalize_literals(query, engine) == expected
+    assert literals.normalize_literals(query, engine) == expected
 
 
 def test_tracker_told_so_stores_no_literal(world: World) -> None:
@@ -358,9 +358,9 @@ def test_tracker_told_so_stores_no_literal(world: World) -> None:
 def test_no_text_takes_long_to_look_through(query: str) -> None:
     began = os.times().user
     redact.document(query)
-    redact.hide_secrets_of_query(query)
-    redact.normalize_literals(query, "mysql")
-    redact.normalize_literals(query, "postgresql")
+    redact_query.hide_secrets_of_query(query)
+    literals.normalize_literals(query, "mysql")
+    literals.normalize_literals(query, "postgresql")
     assert os.times().user - began < 5  # quadratic would be minutes
 
 

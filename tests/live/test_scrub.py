@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgvigil.live import redact
+from pgvigil.live import literals, redact, redact_query
 
 pytestmark = pytest.mark.client_side
 
@@ -180,7 +180,7 @@ VALUES = [
 @pytest.mark.parametrize(("query", "stored"), QUERIES)
 def test_secrets_of_a_query_are_hidden_and_its_other_literals_kept(query: str, stored: str) -> None:
     assert "s3cret" not in stored
-    assert redact.hide_secrets_of_query(query) == stored
+    assert redact_query.hide_secrets_of_query(query) == stored
 
 
 @pytest.mark.parametrize(("message", "stored"), MESSAGES)
@@ -381,14 +381,14 @@ def test_a_statement_keeps_no_secret_however_it_is_spelt(statement: str) -> None
         query
         for space in SPACES
         for literal in LITERALS
-        if "s3cret" in redact.hide_secrets_of_query(query := statement.replace("@", space).replace("$1", literal))
+        if "s3cret" in redact_query.hide_secrets_of_query(query := statement.replace("@", space).replace("$1", literal))
     ]
     assert kept == []
 
 
 @pytest.mark.parametrize("query", SECRETS_ELSEWHERE)
 def test_a_secret_of_another_program_or_server_is_hidden(query: str) -> None:
-    assert "s3cret" not in redact.hide_secrets_of_query(query)
+    assert "s3cret" not in redact_query.hide_secrets_of_query(query)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -439,9 +439,9 @@ MAKERS: dict[str, Callable[[int], str]] = {
 }
 FUNCTIONS: dict[str, Callable[[str], object]] = {
     "hide_secrets": redact.hide_secrets,
-    "hide_secrets_of_query": redact.hide_secrets_of_query,
-    "normalize_literals, standard": lambda text: redact.normalize_literals(text, "postgresql"),
-    "normalize_literals, other": lambda text: redact.normalize_literals(text, "mysql"),
+    "hide_secrets_of_query": redact_query.hide_secrets_of_query,
+    "normalize_literals, standard": lambda text: literals.normalize_literals(text, "postgresql"),
+    "normalize_literals, other": lambda text: literals.normalize_literals(text, "mysql"),
     "hide_values": lambda text: redact.hide_values(text, None),
     "document": lambda text: redact.document({text: text}),
 }

@@ -15,6 +15,7 @@ from pgvigil.archives.source import SOURCES
 from pgvigil.archives.store import Store
 from pgvigil.database import Target
 from pgvigil.errors import ArchiveError, PreconditionError, UsageError
+from pgvigil.owner import rows
 from pgvigil.progress import Reporter
 
 
@@ -69,8 +70,8 @@ def _named(conn: psycopg.Connection, table: str) -> sql.Identifier:
     """The table, in the application's schema where it names none."""
     if "." in table:
         return sql.Identifier(*table.split(".", 1))
-    row = conn.execute("SELECT pgvigil.application_schema()").fetchone()
-    return sql.Identifier(row[0] if row else "public", table)
+    [(schema,)] = rows(conn, "name text", "SELECT pgvigil.application_schema()")
+    return sql.Identifier(schema or "public", table)
 
 
 def _into(
@@ -118,7 +119,7 @@ def _rows(
     where = f" WHERE {' AND '.join(ends)}" if ends else ""
     shown = ", ".join(f"{identifier(column)}::VARCHAR" for column in manifest.columns)
     names = sql.SQL(", ").join(sql.Identifier(column) for column in manifest.columns)
-    rows = 0
+    read = 0
     with catalogue.opened(store, archive, manifest) as files, closing(duck()) as reader:
         for path in files:
             reader.execute(f"SELECT {shown} FROM {scan([path])}{where}")
@@ -126,9 +127,9 @@ def _rows(
                 while batch := reader.fetchmany(10_000):
                     for row in batch:
                         copy.write_row(row)
-                    rows += len(batch)
-    if not ends and rows != manifest.rows:
+                    read += len(batch)
+    if not ends and read != manifest.rows:
         raise ArchiveError(
-            f"{archive.path} has {manifest.rows:,} rows, and {rows:,} were read", "Nothing was restored."
+            f"{archive.path} has {manifest.rows:,} rows, and {read:,} were read", "Nothing was restored."
         )
-    return rows
+    return read

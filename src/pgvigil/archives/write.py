@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import __version__, database
-from pgvigil.archives import binary, duck, parquet, units
+from pgvigil.archives import binary, duck, identifier, parquet, units
 from pgvigil.archives.manifest import Manifest
 from pgvigil.archives.source import SOURCES, Column, columns, copy_query, fingerprint_query
 from pgvigil.archives.store import Store, open_store, remove_made
@@ -151,7 +151,9 @@ class _Writer:
             reader = self._free.pop()
             reading.callback(self._free.append, reader)
             reading.enter_context(reader.transaction())
-            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            if not confined(reader):  # which makes a function of its own
+                reader.execute("SET TRANSACTION READ ONLY")
             of = columns(reader, unit.table, leave=("place",) if unit.source == "query_executions" else ())
             place = parquet.Place(SOURCES[unit.source], of, self._store, directory, stem)
             wait = self._begin_rows(reader, reading, unit, place)
@@ -162,12 +164,17 @@ class _Writer:
     ) -> Callable[[], tuple[int, Any, parquet.Written]]:
         def count() -> tuple[int, Any, bool]:
             query = fingerprint_query(unit.table, unit.key, unit.condition, binary.fits(place.columns))
-            return reader.execute(query).fetchone() or (0, 0, True)
+            [found] = rows(reader, "rows bigint, fingerprint numeric, fits boolean", query.as_string(reader))
+            return tuple(found)
 
         def as_text() -> parquet.Written:
             query = copy_query(place.columns, f"ONLY {unit.table}", unit.condition)
             return parquet.write(self._pool, reader, query, place)
 
+        if owner := confined(reader):
+            number, fingerprint, _ = count()  # first: it locks what the owner may read against a change
+            made = parquet.write(self._pool, reader, _confined_copy(reader, owner, unit, place.columns), place)
+            return lambda: (number, fingerprint, made)
         queries = binary.queries(reader, place.columns, unit.table, unit.condition, parquet.WRITERS)
         snapshot = self._connections.snapshot(reader) if queries else None
         if snapshot is None:
@@ -218,6 +225,22 @@ class _Writer:
 
 
 # ── One archive ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _confined_copy(reader: psycopg.Connection, owner: Owner, unit: Unit, of: list[Column]) -> str:
+    """Return the COPY of a unit that a superuser may run.
+
+    The COPY of a table runs no code. That of a query may run the owner's: the server first puts aside what it reads.
+    """
+    plain = """SELECT c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '')
+               FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = %s::regclass AND r.rolname = %s"""
+    names = [identifier(column.name) for column in of]
+    if not unit.condition and reader.execute(plain, (unit.table, owner.name)).fetchone() == (True,):
+        return f"COPY {unit.table} ({', '.join(names)}) TO STDOUT (FORMAT csv)"
+    shown = ", ".join(f"CASE WHEN {name} IS NOT NULL THEN concat({name}) END" for name in names)
+    typed = ", ".join(f"c{number} text" for number in range(len(names)))
+    query = owner.reading(reader, typed, f"SELECT {shown} FROM ONLY {unit.table}{unit.condition}")
+    return f"COPY ({query}) TO STDOUT (FORMAT csv)"
 
 
 @contextmanager

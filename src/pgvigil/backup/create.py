@@ -156,7 +156,8 @@ def take(
             require_space(conn, directory, kind)
             facts = _command(conn, target, directory, revision, log, command) if kind == "command" else None
             if facts is None:
-                facts = _dump(conn, target, part, log, kind, proof)
+                guard = owner_code.plain_reading(conn, run_owner_code)
+                facts = _dump(conn, target, part, log, kind, proof, guard)
                 with part.open("rb") as file:
                     facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
@@ -199,7 +200,13 @@ def require_sessions(conn: psycopg.Connection, kind: Kind) -> None:
 
 
 def _dump(
-    conn: psycopg.Connection, target: Target, part: Path, log: Reporter, kind: Kind, proof: Proof
+    conn: psycopg.Connection,
+    target: Target,
+    part: Path,
+    log: Reporter,
+    kind: Kind,
+    proof: Proof,
+    guard: fingerprint.Guard | None,
 ) -> dict[str, object]:
     pg_dump, version = pg_tools.find_tool("pg_dump", conn.info.server_version // 10000)
     pg_restore = pg_dump.with_name("pg_restore")
@@ -217,7 +224,7 @@ def _dump(
             if _one(reader, "SELECT current_setting('row_security')") == "on":  # if policies show every row
                 connection.append("--enable-row-security")
             counting = (
-                aside(lambda: (fingerprint.contents(reader), fingerprint.extensions(reader)))
+                aside(lambda: (fingerprint.contents(reader, guard), fingerprint.extensions(reader, guard)))
                 if kind == "full"
                 else None
             )

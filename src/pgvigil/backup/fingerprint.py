@@ -4,7 +4,8 @@ extensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -13,6 +14,9 @@ from psycopg import sql
 
 from pgvigil import database
 from pgvigil.text import counted
+
+# Around the reading of one table.
+Guard = Callable[[psycopg.Connection, str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -68,33 +72,39 @@ def tables(conn: psycopg.Connection) -> dict[str, tuple[bool, list[str]]]:
 
 
 def measure(
-    conn: psycopg.Connection, name: str, partitioned: bool, columns: Iterable[str], but: sql.Composable | None = None
+    conn: psycopg.Connection,
+    name: str,
+    partitioned: bool,
+    columns: Iterable[str],
+    but: sql.Composable | None = None,
+    *,
+    guard: Guard | None = None,
 ) -> TableFingerprint:
-    """Count and digest one table on the server, without the rows for which `but` holds. The connection is pinned.
+    """Count and digest one table on the server, without the rows for which `but` holds, under the `guard`. The connection is pinned.
 
     The digest is a sum over the rows, so it needs no order; columns are ordered by name, because inheritance may reorder them.
     """
     by_name = list(columns)
-    row = conn.execute(
-        sql.SQL(
-            'SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text COLLATE "C", 0)), 0)::text FROM {}{} pgvigil_x{}'
-        ).format(
-            sql.SQL(", ").join(sql.Identifier("pgvigil_x", c) for c in by_name),
-            sql.SQL("" if partitioned else "ONLY "),
-            sql.SQL(name),  # quoted by the server
-            sql.SQL(" WHERE ({}) IS NOT TRUE").format(but) if but else sql.SQL(""),
-        )
-    ).fetchone()
+    query = sql.SQL(
+        'SELECT count(*), coalesce(sum(hashtextextended(ROW({})::text COLLATE "C", 0)), 0)::text FROM {}{} pgvigil_x{}'
+    ).format(
+        sql.SQL(", ").join(sql.Identifier("pgvigil_x", c) for c in by_name),
+        sql.SQL("" if partitioned else "ONLY "),
+        sql.SQL(name),  # quoted by the server
+        sql.SQL(" WHERE ({}) IS NOT TRUE").format(but) if but else sql.SQL(""),
+    )
+    with guard(conn, name) if guard else nullcontext():
+        row = conn.execute(query).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has one row
     return TableFingerprint(row[0], row[1], by_name)
 
 
-def contents(conn: psycopg.Connection) -> dict[str, TableFingerprint]:
+def contents(conn: psycopg.Connection, guard: Guard | None = None) -> dict[str, TableFingerprint]:
     """Return the fingerprint of every table, as this connection sees it."""
-    return {name: measure(conn, name, *shape) for name, shape in tables(conn).items()}
+    return {name: measure(conn, name, *shape, guard=guard) for name, shape in tables(conn).items()}
 
 
-def extensions(conn: psycopg.Connection) -> dict[str, Extension]:
+def extensions(conn: psycopg.Connection, guard: Guard | None = None) -> dict[str, Extension]:
     """Return every extension, as this connection sees it. A table that the role may not read counts as empty."""
     found: dict[str, Extension] = {}
     for name, version, members, of_it in conn.execute(
@@ -116,7 +126,7 @@ def extensions(conn: psycopg.Connection) -> dict[str, Extension]:
                           AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') ORDER BY 1)
            FROM pg_catalog.pg_extension e ORDER BY 1"""
     ).fetchall():
-        held = {table: measure(conn, table, partitioned, columns) for table, partitioned, columns in of_it}
+        held = {table: measure(conn, table, partitioned, columns, guard=guard) for table, partitioned, columns in of_it}
         found[name] = Extension(version, members, held)
     return found
 

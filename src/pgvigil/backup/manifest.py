@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shlex
 import stat
@@ -146,9 +147,17 @@ def _check(made: Backup) -> None:
         raise TypeError("tables")
     if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists):
         raise TypeError("tables")
+    if made.pg_dump_version is not None and major(made.pg_dump_version) is None:
+        raise ValueError("pg_dump_version")
     for moment in (made.began_at, made.verified_at):
         if datetime.fromisoformat(moment).tzinfo is None:
             raise ValueError(moment)
+
+
+def major(version: str | None) -> int | None:
+    """Return the major version of "15.20 (Debian …)" or "18beta1"; None for no version."""
+    found = re.match(r"\d{1,4}(?!\d)", version or "", re.ASCII)
+    return int(found[0]) if found else None
 
 
 def _open(path: Path) -> BufferedReader:

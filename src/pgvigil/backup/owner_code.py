@@ -7,9 +7,11 @@ does not protect, because code may RESET ROLE. So a superuser restores objects o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 
 from pgvigil.backup import fingerprint
 from pgvigil.errors import PreconditionError, RestoreError
@@ -45,7 +47,7 @@ def require_plain_reading(conn: psycopg.Connection, agreed: bool) -> None:
 
     Raise PreconditionError (exit 4).
     """
-    if agreed or conn.execute("SELECT pg_catalog.current_setting('is_superuser')").fetchone() != ("on",):
+    if agreed or not _is_superuser(conn):
         return
     schemas = [
         name
@@ -54,12 +56,45 @@ def require_plain_reading(conn: psycopg.Connection, agreed: bool) -> None:
         )
     ]
     if found := list(planned_code(conn, schemas)):
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise PreconditionError(
-            f'role "{conn.info.user}" is a superuser, and reading the tables would run functions of others with its rights: '
-            f"{'; '.join(found[:3])}{more}",
-            f"Choose one of 2 ways: connect as the owner of the tables; or add {OPTION}. Nothing was changed.",
-        )
+        raise _runs_code(conn, found)
+
+
+def plain_reading(conn: psycopg.Connection, agreed: bool) -> fingerprint.Guard | None:
+    """Return what keeps the owner of a table from a view in its place, or such an index, between the look at the table and its reading;
+    None where nothing has to. A standby has no such lock. `conn` looks: a snapshot that is read in is older than what is planned with.
+    """
+    if agreed or not _is_superuser(conn) or conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+        return None
+
+    @contextmanager
+    def guard(reader: psycopg.Connection, name: str) -> Iterator[None]:
+        with reader.transaction(force_rollback=True):  # which releases the lock at once
+            reader.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.SQL(name)))
+            row = conn.execute(
+                """SELECT n.nspname::text, c.relname::text, c.relkind::text FROM pg_catalog.pg_class c
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)""",
+                (name,),
+            ).fetchone()
+            if row is None or row[2] not in ("r", "p"):
+                raise PreconditionError(f"{name} is no longer a table", "Run this again. Nothing was changed.")
+            if found := list(planned_code(conn, (), row[0], (row[1],))):
+                raise _runs_code(conn, found)
+            yield
+
+    return guard
+
+
+def _is_superuser(conn: psycopg.Connection) -> bool:
+    return conn.execute("SELECT pg_catalog.current_setting('is_superuser')").fetchone() == ("on",)
+
+
+def _runs_code(conn: psycopg.Connection, found: list[str]) -> PreconditionError:
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return PreconditionError(
+        f'role "{conn.info.user}" is a superuser, and reading the tables would run functions of others with its rights: '
+        f"{'; '.join(found[:3])}{more}",
+        f"Choose one of 2 ways: connect as the owner of the tables; or add {OPTION}. Nothing was changed.",
+    )
 
 
 def _require(

@@ -102,9 +102,10 @@ def _restore(
             log(f"{archive.name}: intact, taken at {backup.began_at}, revision {backup.revision or 'base'}")
             if backup.database != name:
                 log(f'warning: the backup was taken from database "{backup.database}" and is restored into "{name}"')
+            guard = owner_code.plain_reading(live, consent.run_owner_code)
             if not consent.overwrite_newer:
                 log("looking for rows written after the backup")
-                _refuse_newer(live, backup, archive, target)
+                _refuse_newer(live, backup, archive, target, guard)
             scratch_restore.drop_restores(live, _named(name, f"_pgvigil_restore_{now}").removesuffix(now), log)
             with (
                 database.connect(maintenance, "restore") as admin,
@@ -115,7 +116,7 @@ def _restore(
                 log("swapping")
                 kept, took = swap.swap(
                     admin, maintenance, live, name, new, _named(name, f"_pre_restore_{now}"),
-                    None if consent.overwrite_newer else lambda: _refuse_newer(live, backup, archive, target),
+                    None if consent.overwrite_newer else lambda: _refuse_newer(live, backup, archive, target, guard),
                     rename,
                 )  # fmt: skip
     except RestoreError as error:
@@ -178,8 +179,10 @@ def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
             )
 
 
-def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, target: Target) -> None:
-    newer = _newer(live, backup)
+def _refuse_newer(
+    live: psycopg.Connection, backup: Backup, archive: Path, target: Target, guard: fingerprint.Guard | None
+) -> None:
+    newer = _newer(live, backup, guard)
     if newer:
         again = project.command("restore", str(archive.absolute()), "--overwrite-newer", option=target.option)
         raise RestoreError(
@@ -189,7 +192,7 @@ def _refuse_newer(live: psycopg.Connection, backup: Backup, archive: Path, targe
         )
 
 
-def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
+def _newer(live: psycopg.Connection, backup: Backup, guard: fingerprint.Guard | None) -> list[str]:
     """Return the tables that have rows which are not in the backup.
 
     Compared are the number of rows and the digest over the columns that the backup has, so that a later migration makes no
@@ -207,11 +210,12 @@ def _newer(live: psycopg.Connection, backup: Backup) -> list[str]:
             ).format(backup.snapshot_at)
         then = backup.tables.get(name)
         if then is None:
-            now = fingerprint.measure(live, name, partitioned, [], markers)
+            now = fingerprint.measure(live, name, partitioned, [], markers, guard=guard)
             if now.rows:
                 found.append(f"{name} has {counted(now.rows, 'row')} and was created after the backup")
             continue
-        now = fingerprint.measure(live, name, partitioned, [c for c in then.columns if c in columns], markers)
+        shared = [c for c in then.columns if c in columns]
+        now = fingerprint.measure(live, name, partitioned, shared, markers, guard=guard)
         if now.rows and now != then:
             found.append(
                 f"{name} has {counted(now.rows, 'row')} that differ{'s' * (now.rows == 1)} from the {then.rows:,} in the backup"

@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import database, scratch_databases
-from pgvigil.backup import fingerprint, pg_tools
+from pgvigil.backup import fingerprint, manifest, pg_tools
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError
@@ -249,7 +249,7 @@ def _open_public_schema(tool: Tool, there: Target, archive: Path, restore: Calla
 
 def pg_restore(conn: psycopg.Connection, written_by: str | None) -> Tool:
     """Return a pg_restore that can serve this server, and read the output of a newer pg_dump."""
-    writer = int((written_by or "0").split(".")[0])
+    writer = manifest.major(written_by) or 0
     pg_dump, version = pg_tools.find_tool("pg_dump", max(conn.info.server_version // 10000, writer))
     return pg_dump.with_name("pg_restore"), version
 

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pgvigil.migration import preflight
 
     with database.connect(required_target(arguments), "session-monitoring") as connection:
-        require_shipped(connection)  # the view that is read calls functions with the rights of the reader
+        require_shipped(connection)
         if arguments.action == "enable-periodic-logging":
             preflight.require_primary(connection)
             print(workers.set_logging(connection, arguments.application, arguments.interval))

@@ -15,7 +15,7 @@ from psycopg import errors
 from pgvigil import project
 from pgvigil.errors import LockedError, PreconditionError
 from pgvigil.migration import sql_lexer
-from pgvigil.owner import owner_of
+from pgvigil.owner import owner_of, rows
 from pgvigil.placeholders import bound
 from pgvigil.progress import Reporter
 
@@ -36,15 +36,18 @@ def remake(conn: psycopg.Connection[Any], log: Reporter) -> tuple[str, ...]:
 
     Raise PreconditionError where a right is missing or an object is in the way, and LockedError.
     """
-    found = conn.execute("SELECT kind, name, coalesce(of_table, ''), found FROM pgvigil.replaced_objects()").fetchall()
+    found = rows(
+        conn,
+        "kind text, name text, of_table text, found text",
+        "SELECT kind, name, coalesce(of_table, ''), found FROM pgvigil.replaced_objects()",
+    )
     if not found:
         return ()
     lines = [f"{kind} {name}{f' on {table}' if table else ''}, which {_was(was)}" for kind, name, table, was in found]
     for one in lines:
         log(f"making again: {one}")
-    row = conn.execute("SELECT pgvigil.application_schema()::text").fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    owner = owner_of(conn, row[0])
+    [(schema,)] = rows(conn, "name text", "SELECT pgvigil.application_schema()")
+    owner = owner_of(conn, schema)
     made = definitions(project.MIGRATIONS, has_invoker=conn.info.server_version >= 150000)
     try:
         with conn.transaction():
@@ -52,7 +55,7 @@ def remake(conn: psycopg.Connection[Any], log: Reporter) -> tuple[str, ...]:
             conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
             for kind, name, table, _ in found:
                 for statement in made[kind, name, table]:
-                    owner.execute(conn, bound(statement, row[0]))
+                    owner.execute(conn, bound(statement, schema))
     except errors.LockNotAvailable as error:
         raise LockedError(
             f"a lock did not come free within {_LOCK_TIMEOUT}: {' '.join(str(error).split())}",

@@ -12,9 +12,8 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors
-from psycopg.rows import class_row
 
-from pgvigil import database
+from pgvigil import database, other_state
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
 from pgvigil.migration import preflight
@@ -37,6 +36,9 @@ _STATEMENTS = f"""
     WHERE a.statement_id >= pgvigil.uuid_v7_floor(greatest(%(since)s::timestamptz, now() - interval '{_LATE}'))
       AND (%(session)s::uuid IS NULL OR a.session_id = %(session)s) OR a.statement_id = ANY (%(open)s)
     ORDER BY a.statement_id"""
+
+_SESSION = "uuid, text, text, text, text, integer, timestamptz, timestamptz, jsonb, text, timestamptz"
+_STATEMENT = "uuid, uuid, text, text, timestamptz, timestamptz, text, bigint, bigint, text, text, text, jsonb, text"
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Statement:
 
 def active(target: Target) -> list[Session]:
     """The active sessions, oldest first."""
-    with _connect(target) as conn, conn.cursor(row_factory=class_row(Session)) as cursor:
-        return cursor.execute(_ACTIVE).fetchall()
+    with _connect(target) as conn:
+        return other_state.rows(conn, Session, _ACTIVE, _SESSION)
 
 
 def kill(target: Target, session: str, mode: str, grace: float) -> str:
@@ -150,13 +152,14 @@ def follow(target: Target, session: str | None = None, *, every: float = 1.0) ->
     A statement that begins and ends between two looks, `every` so many seconds, comes once.
     """
     identity = _identity(session) if session else None
-    with _connect(target) as conn, conn.cursor(row_factory=class_row(Statement)) as cursor:
+    with _connect(target) as conn:
         begin = conn.execute("SELECT now()").fetchone()
         since = begin[0] if begin else None
         seen: dict[UUID, str] = {}
         while True:
             still = [statement for statement, status in seen.items() if status == "executing"]
-            found = cursor.execute(_STATEMENTS, {"since": since, "session": identity, "open": still}).fetchall()
+            values = {"since": since, "session": identity, "open": still}
+            found = other_state.rows(conn, Statement, _STATEMENTS, _STATEMENT, values)
             new = [statement for statement in found if seen.get(statement.statement_id) != statement.status]
             seen = {statement.statement_id: statement.status for statement in found}
             yield from new
@@ -173,7 +176,7 @@ def _identity(text: str) -> UUID:
 @contextmanager
 def _connect(target: Target) -> Iterator[psycopg.Connection]:
     with database.connect(target, "sessions") as conn:
-        require_shipped(conn)  # what is read are views, and they call functions with the rights of whoever reads
+        require_shipped(conn)
         try:
             yield conn
         except (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName) as error:

@@ -39,6 +39,8 @@ def executions(
         rows = []
         for table in ("{app}.query_executions", "pgvigil.executions_to_archive"):
             rows += moment.rows(
+                "bucket bigint, user_id text, database_type text, status text, executions bigint, timed bigint,"
+                " seconds double precision, longest double precision",
                 f"""SELECT {span.postgres_bucket("started_at")}, user_id, database_type, status, {numbers} FROM {table}
                     WHERE started_at >= %s AND started_at < %s GROUP BY 1, 2, 3, 4""",
                 span.since, span.until,

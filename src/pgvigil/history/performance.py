@@ -79,6 +79,7 @@ def trends(
     """Read all rows of the time, by bucket and operation. Raise ArchiveError where a file is damaged."""
     with snapshot(target, "performance_logs") as moment:
         rows = moment.rows(
+            "bucket bigint, operation text, bin integer, calls bigint, successful bigint, total bigint, least integer, most integer",
             f"""SELECT {span.postgres_bucket("created_at")}, operation, pgvigil.histogram_bin(duration_ms), count(*),
                        count(*) FILTER (WHERE success), sum(duration_ms)::bigint, min(duration_ms), max(duration_ms)
                 FROM {{app}}.performance_logs WHERE created_at >= %s AND created_at < %s GROUP BY 1, 2, 3""",

@@ -67,15 +67,19 @@ def _in_database(moment: Snapshot, session: str) -> list[Entry]:
     entries = [
         Entry(time, "event", str(id_), type_, data, "database")
         for time, id_, type_, data in moment.rows(
+            "at timestamptz, id text, type text, data jsonb",
             f"SELECT {_shown('created_at')}, id, event_type, event_data FROM {{app}}.session_lifecycle WHERE session_id = %s",
             session,
         )
     ]
-    for (events,) in moment.rows("SELECT events FROM pgvigil.deleted_sessions WHERE session_id = %s", session):
+    for (events,) in moment.rows(
+        "events jsonb", "SELECT events FROM pgvigil.deleted_sessions WHERE session_id = %s", session
+    ):
         entries += _of_trail(events, "database")
     entries += [
         Entry(time, "operation", str(id_), what, {"duration_ms": ms, "success": ok, "metadata": data}, "database")
         for time, id_, what, ms, ok, data in moment.rows(
+            "at timestamptz, id text, what text, ms integer, ok boolean, data jsonb",
             f"SELECT {_shown('created_at')}, id, operation, duration_ms, success, metadata FROM {{app}}.performance_logs WHERE session_id = %s",
             session,
         )
@@ -86,6 +90,7 @@ def _in_database(moment: Snapshot, session: str) -> list[Entry]:
                 time, "execution", str(id_), what, {"status": status, "seconds": seconds, "engine": engine}, "database"
             )
             for time, id_, what, status, seconds, engine in moment.rows(
+                "at timestamptz, id text, what text, status text, seconds double precision, engine text",
                 f"SELECT {_shown('started_at')}, id, query, status, execution_time, database_type FROM {table} WHERE conversation_id = %s",
                 session,
             )

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from pgvigil import database
+from pgvigil import database, owner
 from pgvigil.archives import catalogue
 from pgvigil.archives.catalogue import Archive
 from pgvigil.database import Target
@@ -77,9 +77,12 @@ class Snapshot:
     schema: sql.Identifier
     archives: list[Archive]
 
-    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Ask the database; {app} is the application's schema."""
-        return self.conn.execute(sql.SQL(query).format(app=self.schema), parameters).fetchall()
+    def rows(self, columns: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Ask the database; {app} is the application's schema. `columns` are the names and types of the answer, as for `owner.rows`."""
+        app = self.schema.as_string(self.conn)
+        return owner.rows(
+            self.conn, columns, query.replace("{app}", app.replace("%", "%%") if parameters else app), parameters
+        )
 
     def files_of(self, source: str, span: Span, *, copies: bool = False) -> list[Archive]:
         """The archives that may hold rows of that time and are not in the database; with `copies` also those that are."""
@@ -99,10 +102,12 @@ def snapshot(target: Target, *tables: str) -> Iterator[Snapshot]:
         if row != (True,):
             raise PreconditionError("this database has no history: it is not migrated", "Run: pgvigil migrate")
         try:
-            row = conn.execute("SELECT pgvigil.application_schema()").fetchone()
-            schema = sql.Identifier(row[0] if row else "public")
+            [(name,)] = owner.rows(conn, "name text", "SELECT pgvigil.application_schema()")
+            schema = sql.Identifier(name or "public")
             with conn.transaction():
-                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                if not owner.confined(conn):  # which makes a function of its own
+                    conn.execute("SET TRANSACTION READ ONLY")
                 for table in tables:  # LOCK takes no snapshot: the next statement does
                     conn.execute(sql.SQL("LOCK TABLE {}.{} IN ACCESS SHARE MODE").format(schema, sql.Identifier(table)))
                 yield Snapshot(conn, schema, catalogue.read(conn))

@@ -30,6 +30,7 @@ def statistics(target: Target, kind: str, span: Span, *, now: datetime | None = 
     width = timedelta(seconds=WIDTHS[span.by])
     with snapshot(target, "analytics_aggregations") as moment:
         kept = moment.rows(
+            "time timestamptz, data jsonb, made timestamptz",
             """SELECT time_bucket, aggregation_data, created_at FROM {app}.analytics_aggregations
                WHERE origin = 'pgvigil' AND aggregation_type = %s AND bucket_width = %s AND time_bucket >= %s AND time_bucket < %s""",
             kind, span.by, span.since, span.until,
@@ -40,5 +41,6 @@ def statistics(target: Target, kind: str, span: Span, *, now: datetime | None = 
         since = max(span.since, newest - width)
         until = min(span.until, (now or datetime.now(UTC)) + width)
         if since < until:
-            found |= dict(moment.rows(f"SELECT * FROM pgvigil.{kind}(%s, %s, %s)", width, since, until))
+            query = f"SELECT * FROM pgvigil.{kind}(%s, %s, %s)"
+            found |= dict(moment.rows("time timestamptz, data jsonb", query, width, since, until))
     return [Bucket(time, found[time]) for time in sorted(found) if span.since <= time < span.until]

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from pgvigil import database
 from pgvigil.live import execution_queries as queries
-from pgvigil.live import records, redact
+from pgvigil.live import literals, records
 from pgvigil.live.copy_encoding import Encoder
 from pgvigil.live.own_transaction import find_tables, in_query, own_transaction, refuse_standby
 from pgvigil.live.recorder import Recorder
@@ -90,7 +90,7 @@ class ExecutionTracker:
     def _item(self, query: str, database_type: str, status: str, details: Details) -> records.Item:
         if self._normalize and details.get("error_message"):
             message = str(details["error_message"]).splitlines()[0]
-            details = {**details, "error_message": redact.normalize_literals(message, "")}
+            details = {**details, "error_message": literals.normalize_literals(message, "")}
         return records.execution(query, database_type, status, normalize_literals=self._normalize, **details)
 
     async def log_execution(

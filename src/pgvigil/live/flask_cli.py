@@ -15,6 +15,7 @@ import click
 from pgvigil import database
 from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.live import monitor_metrics, monitor_workers
+from pgvigil.live.own_transaction import refuse_superuser
 from pgvigil.live.patching import Undo
 from pgvigil.text import visible
 
@@ -68,6 +69,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
                     "Give initialize_performance_monitoring() a database_url or a recorder; or look at this process alone: --this-process.",
                 )
             with closing(database.open_connection(reporter.target, "session-monitoring")) as opened:
+                refuse_superuser(opened)
                 yield opened
         except PgvigilError as error:
             click.echo(f"error: {visible(error.message)}", err=True)

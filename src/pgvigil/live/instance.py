@@ -19,7 +19,7 @@ from psycopg import generators, pq
 
 from pgvigil import __version__, database
 from pgvigil.live import records
-from pgvigil.live.own_transaction import own_transaction
+from pgvigil.live.own_transaction import own_transaction, refuse_superuser
 from pgvigil.live.recorder import Recorder
 
 HEARTBEAT: Final = 20.0  # seconds; after a minute without a heartbeat an instance counts as dead
@@ -124,11 +124,10 @@ class Instance:
         while not ended.wait(HEARTBEAT):
             with suppress(Exception):  # the next one may succeed; if not, others see that heartbeats are missing
                 # A new connection each time: one that idles this long may be ended, and then every second heartbeat would be missed.
-                with (
-                    closing(database.open_connection(self.recorder.target, "heartbeat")) as connection,
-                    own_transaction(connection, lock_timeout="5s"),
-                ):
-                    row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
+                with closing(database.open_connection(self.recorder.target, "heartbeat")) as connection:
+                    refuse_superuser(connection)
+                    with own_transaction(connection, lock_timeout="5s"):
+                        row = connection.execute("SELECT instrumentation.heartbeat(%s)", (self.id,)).fetchone()
                 if row and not row[0]:
                     self._register()
 

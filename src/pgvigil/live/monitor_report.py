@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 
 from pgvigil import database
 from pgvigil.errors import PgvigilError
-from pgvigil.live.own_transaction import own_transaction
+from pgvigil.live.own_transaction import own_transaction, refuse_superuser
 
 _log = logging.getLogger("pgvigil")
 
@@ -123,6 +123,7 @@ class Reporter:
     def report(self, *, ended: bool = False) -> None:
         """Send one report. Raise PgvigilError or psycopg.Error."""
         with closing(database.open_connection(self.target, "session monitor")) as connection:
+            refuse_superuser(connection)
             if not self._report(connection, ended) and not self._report(connection, ended):
                 raise PgvigilError("the database forgets this worker as soon as it has registered")
 

@@ -15,6 +15,7 @@ from psycopg import errors
 from pgvigil.errors import NoWorkerError, PreconditionError, UsageError
 from pgvigil.live import monitor_metrics
 from pgvigil.live.own_transaction import own_transaction
+from pgvigil.owner import confined, rows
 from pgvigil.text import counted, one_line, page
 
 _MAY_READ: Final = "SELECT pg_catalog.has_table_privilege('pgvigil.session_monitor', 'SELECT')"
@@ -23,6 +24,7 @@ _READ: Final = """
     SELECT m.application, m.reported_by, m.workers, m.last_seen_at, m.counters, m.histograms, m.gauges, pg_catalog.clock_timestamp()
     FROM {} m WHERE %(application)s::pg_catalog.text IS NULL OR m.application OPERATOR(pg_catalog.=) %(application)s
     ORDER BY m.application, m.reported_by"""
+_COLUMNS: Final = "application text, login text, workers bigint, seen timestamptz, counters jsonb, histograms jsonb, gauges jsonb, now timestamptz"
 _SET_LOGGING: Final = "SELECT pgvigil.set_monitor_logging(%s, %s)"
 _LIMITS: Final = "10s"
 
@@ -79,13 +81,13 @@ def read(connection: psycopg.Connection[Any], application: str | None = None) ->
 
     Raise NoWorkerError if there is none, PreconditionError if there is no session monitor.
     """
-    with _transaction(connection, read_only=True):
+    with _transaction(connection, read_only=not confined(connection)):  # it makes a function of its own
         may_read = connection.execute(_MAY_READ.encode()).fetchone()
         source = "pgvigil.session_monitor" if may_read and may_read[0] else "pgvigil.own_session_monitor()"
-        rows = connection.execute(_READ.format(source).encode(), {"application": application}).fetchall()
+        said = rows(connection, _COLUMNS, _READ.format(source), {"application": application})
     found = [
         Application(name, login, workers, seen, monitor_metrics.metrics(counters, histograms, gauges), now)
-        for name, login, workers, seen, counters, histograms, gauges, now in rows
+        for name, login, workers, seen, counters, histograms, gauges, now in said
     ]
     if alive := [one for one in found if one.workers]:
         return alive
@@ -113,8 +115,8 @@ def set_logging(connection: psycopg.Connection[Any], application: str, seconds: 
         )
     every = timedelta(seconds=seconds) if seconds else None
     with _transaction(connection, read_only=False):
-        row = connection.execute(_SET_LOGGING, (application, every)).fetchone()
-    if not row or not row[0]:
+        [(logins,)] = rows(connection, "logins bigint", _SET_LOGGING, (application, every))
+    if not logins:
         raise NoWorkerError(
             f'no worker of application "{application}" has ever reported to this database as a login that this one speaks for',
             "pgvigil session-monitoring status shows which do.",

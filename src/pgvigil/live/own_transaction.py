@@ -18,6 +18,7 @@ from psycopg import errors
 
 from pgvigil.errors import PreconditionError
 from pgvigil.live.records import TABLES
+from pgvigil.owner import UNDER_SUPERUSER
 
 # Timeouts first: they are active already.
 _SET: Final = (
@@ -123,8 +124,9 @@ def application_schema(connection: psycopg.Connection[Any]) -> str | None:
 def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) -> dict[int, str]:
     """Return the names of the tables to record into, with their schema, by their numbers.
 
-    Raise PreconditionError if a table is missing, and for `writing` on a standby.
+    Raise PreconditionError if a table is missing, as refuse_superuser does, and for `writing` on a standby.
     """
+    refuse_superuser(connection)
     schema = application_schema(connection)
     with own_transaction(connection, read_only=True):
         if writing:
@@ -145,6 +147,21 @@ def find_tables(connection: psycopg.Connection[Any], *, writing: bool = True) ->
 def in_query(table: str) -> str:
     """Return a quoted name as it is written into a query that has parameters."""
     return table.replace("%", "%%")
+
+
+def refuse_superuser(connection: psycopg.Connection[Any]) -> None:
+    """Raise PreconditionError for a superuser if another role owns the tables: its triggers would run with a superuser's rights.
+
+    Not for use within a transaction.
+    """
+    with own_transaction(connection, read_only=True):
+        row = connection.execute(UNDER_SUPERUSER.encode()).fetchone()
+    if row:
+        raise PreconditionError(
+            f"{connection.info.user} is a superuser, and the tables of pgvigil belong to {row[0]}, whose triggers and functions would run"
+            " with a superuser's rights",
+            f"Connect as a login of the application, after: GRANT pgvigil_writer TO that login; or as {row[0]}.",
+        )
 
 
 def refuse_standby(connection: psycopg.Connection[Any]) -> None:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from pgvigil.live import redact
+from pgvigil.live import literals, redact, redact_query
 
 METRIC: Final = 0
 PERFORMANCE: Final = 1
@@ -154,9 +154,9 @@ def execution(
             raise ValueError(f"execution_time is {execution_time}: use 0 to {_LONGEST_EXECUTION} seconds")
     ended = _nanoseconds(completed_at)
     began = _nanoseconds(started_at) if started_at else max(ended - round((execution_time or 0) * 1e9), _FIRST)
-    text = redact.hide_secrets_of_query(redact.storable(query[:LONGEST_QUERY]))
+    text = redact_query.hide_secrets_of_query(redact.storable(query[:LONGEST_QUERY]))
     if normalize_literals:
-        text = redact.normalize_literals(text, database_type)
+        text = literals.normalize_literals(text, database_type)
     if len(query) > LONGEST_QUERY:
         request_metadata = {**(request_metadata or {}), "query_characters": len(query)}
     if error_message is not None:

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from pgvigil import __version__, database
 from pgvigil.errors import PgvigilError, PreconditionError
 from pgvigil.live.copy_encoding import shown_query
-from pgvigil.live.own_transaction import own_transaction, refuse_standby
+from pgvigil.live.own_transaction import own_transaction, refuse_standby, refuse_superuser
 
 _LONGEST: Final = 30.0  # seconds: a sample is a heartbeat too, and an instance that misses two of these counts as dead
 _TEXTS: Final = "SELECT instrumentation.sampled_texts(%s)"
@@ -120,6 +120,7 @@ class Sampler:
 
     def _check(self, connection: psycopg.Connection) -> None:
         """Raise PreconditionError if the sampler cannot work."""
+        refuse_superuser(connection)
         with own_transaction(connection, read_only=True):
             refuse_standby(connection)
             row = connection.execute(_MAY_SAMPLE.encode()).fetchone()

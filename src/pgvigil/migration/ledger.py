@@ -8,12 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
-from psycopg import sql
-from psycopg.rows import class_row
+from psycopg import errors, sql
 
 from pgvigil import __version__
-from pgvigil.errors import ConnectError, PreconditionError
-from pgvigil.planned_code import planned_code
+from pgvigil.errors import PreconditionError
+from pgvigil.owner import copied
 
 if TYPE_CHECKING:
     from pgvigil.migration.files import Migration
@@ -52,34 +51,25 @@ class State:
 
 
 def read(conn: psycopg.Connection) -> State:
-    """The ledger, or an empty state where there is none.
-
-    Raise PreconditionError or ConnectError where code of others would run.
-    """
+    """The ledger, or an empty state where there is none. Raise PreconditionError where something else is in its place."""
     if _scalar(
         conn, "SELECT to_regclass('pgvigil.migrations') IS NULL OR to_regclass('pgvigil.alembic_version') IS NULL"
     ):
         return State()
-    # A view in its place would be somebody's code, run with the rights of whoever asks.
-    if _scalar(
-        conn,
-        "SELECT bool_or(relkind <> 'r') FROM pg_class WHERE oid IN (to_regclass('pgvigil.migrations'), to_regclass('pgvigil.alembic_version'))",
-    ):
+    try:
+        entries = [
+            Entry(revision or "", name or "", schema or "", baselined == "t", raw or "", tokens or "")
+            for revision, name, schema, baselined, raw, tokens in copied(
+                conn, "pgvigil.migrations", "revision, name, schema_name, baselined, sha256_bytes, sha256_tokens"
+            )
+        ]
+        versions = copied(conn, "pgvigil.alembic_version", "version_num")
+    except errors.WrongObjectType as error:  # a view is somebody's code
         raise PreconditionError(
             "pgvigil.migrations or pgvigil.alembic_version is not a table: another object has its name",
             "Look at it with \\d+ pgvigil.migrations in psql, as the owner of the tables; nothing was read.",
-        )
-    if found := list(planned_code(conn, (), "pgvigil", ("migrations", "alembic_version"))):
-        raise ConnectError(
-            f"{found[0]}, which would run with the rights of {conn.info.user} when the ledger is read",
-            "Look at it as the owner of the tables, and drop it. Nothing was read.",
-        )
-    with conn.cursor(row_factory=class_row(Entry)) as cursor:
-        entries = cursor.execute(
-            "SELECT revision, name, schema_name, baselined, sha256_bytes, sha256_tokens FROM pgvigil.migrations ORDER BY revision"
-        ).fetchall()
-    row = conn.execute("SELECT version_num FROM pgvigil.alembic_version").fetchone()
-    return State(row[0] if row else None, entries)
+        ) from error
+    return State(versions[0][0] if versions else None, sorted(entries))
 
 
 def compare(state: State, migrations: list[Migration], accepted: Collection[str] = ()) -> list[str]:
@@ -172,7 +162,7 @@ def _call(function: str, *values: object) -> str:
 
 def is_baselined(conn: psycopg.Connection, revision: str) -> bool:
     """Return true if what a migration makes was there before it."""
-    return bool(_scalar(conn, "SELECT baselined FROM pgvigil.migrations WHERE revision = %s", revision))
+    return ("t", revision) in copied(conn, "pgvigil.migrations", "baselined, revision")
 
 
 def _scalar(conn: psycopg.Connection, query: str, *parameters: object) -> object:

@@ -18,7 +18,7 @@ from pgvigil.migration.concurrent_indexes import quoted
 from pgvigil.migration.files import Migration
 from pgvigil.migration.ledger import State
 from pgvigil.migration.trace import Trace
-from pgvigil.owner import OWN_ROLE, owner_of
+from pgvigil.owner import OWN_ROLE, confine, owner_of, rows
 from pgvigil.planned_code import planned_code
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
@@ -66,6 +66,8 @@ class OwnChain(Chain):
                 "there is a schema pgvigil, but no ledger in it: something else, or a restore that was cut short, made it",
                 "Look at what it holds (\\dn+ pgvigil, \\dt pgvigil.*) and drop or rename it.",
             )
+        if (owner := owner_of(conn, schema)).is_other:
+            confine(conn, owner.name)  # what is made here is the owner's at once
         warnings = ledger.compare(state, migrations, accepted)
         preflight.require_all_rows(conn, schema)
         apply.pin(conn, schema)
@@ -126,7 +128,9 @@ class OwnChain(Chain):
         return validate(conn, declared, schema, reference=reference)
 
     def warnings(self, conn: psycopg.Connection) -> list[str]:
-        rows = conn.execute(
+        found = rows(
+            conn,
+            "warning text",
             """SELECT format('%s.%s holds %L, which is not in its list (%s %s): the list stays open until the rows are changed and CALL pgvigil.validate_value_checks() is run',
                              table_name, column_name, value, rows_found, CASE rows_found WHEN 1 THEN 'row' ELSE 'rows' END) FROM pgvigil.tolerated_values
                UNION ALL
@@ -137,9 +141,9 @@ class OwnChain(Chain):
                UNION ALL
                SELECT format('table %s had the name of a view of pgvigil: it is kept whole as pgvigil.%s', substr(c.relname, 8), c.relname)
                FROM pg_class c WHERE c.relnamespace = 'pgvigil'::regnamespace AND c.relkind = 'r' AND starts_with(c.relname, 'legacy_')
-                 AND NOT EXISTS (SELECT FROM pgvigil.displaced_tables t WHERE 'legacy_' || t.table_name = c.relname)"""
-        ).fetchall()
-        return [row[0] for row in rows]
+                 AND NOT EXISTS (SELECT FROM pgvigil.displaced_tables t WHERE 'legacy_' || t.table_name = c.relname)""",
+        )
+        return [warning for (warning,) in found]
 
     def waiting_jobs(self, conn: psycopg.Connection) -> tuple[str, ...]:
         """The jobs that do nothing before the owner of the tables has accepted what they would do."""
@@ -148,13 +152,13 @@ class OwnChain(Chain):
         query = (
             "SELECT job FROM pgvigil.jobs WHERE enabled AND needs_consent AND accepted_at IS NULL ORDER BY since, job"
         )
-        return tuple(job for (job,) in conn.execute(query))
+        return tuple(job for (job,) in rows(conn, "job text", query))
 
     def left_by_revert(self, conn: psycopg.Connection, schema: str) -> list[str]:
         """Return the tables that a superuser owned under names of ours and pgvigil_owner owns now. pgvigil does not return them: whoever had the rights of
         that role may have hung code on it, in an index or a rule, which would run as the superuser from then on.
         """
-        rows = conn.execute(
+        found = conn.execute(
             """SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), (SELECT pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_roles r WHERE r.oid = 10)
                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relowner = pg_catalog.to_regrole(%s)
@@ -164,7 +168,7 @@ class OwnChain(Chain):
         return [
             f"{name} belongs to {OWN_ROLE}: where a superuser had it, look at what hangs on it (\\d+ {name}), then as one:"
             f" ALTER TABLE {name} OWNER TO {superuser};"
-            for name, superuser in rows
+            for name, superuser in found
         ]
 
     def command(self, *words: str, schema: str | None = None, option: str = "") -> str:

@@ -18,6 +18,7 @@ from pgvigil.backup import create as backup
 from pgvigil.migration import preflight
 from pgvigil.migration.chain import Run
 from pgvigil.migration.files import Migration
+from pgvigil.owner import rows
 from pgvigil.validate import load_spec
 
 _LIST = re.compile(r"\(\d+, '(\w+)', '(\w+)', '\{([^}]*)\}'")
@@ -126,10 +127,14 @@ def _open_values(
 ) -> list[tuple[str, str, str, int]]:
     found = []
     for table, column, values in value_lists(migrations):
-        query = compose.SQL(
-            "SELECT {column}::text, count(*) FROM ONLY {table} WHERE {column}::text <> ALL (%s) GROUP BY 1 ORDER BY 2 DESC, 1"
-        ).format(column=compose.Identifier(column), table=compose.Identifier(schema, table))
-        found += [(table, column, value, rows) for value, rows in conn.execute(query, (list(values),))]
+        name, of = (
+            one.as_string(conn).replace("%", "%%")
+            for one in (compose.Identifier(column), compose.Identifier(schema, table))
+        )
+        query = (
+            f"SELECT {name}::text, count(*) FROM ONLY {of} WHERE {name}::text <> ALL (%s) GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+        found += [(table, column, *row) for row in rows(conn, "value text, rows bigint", query, (list(values),))]
     return found
 
 

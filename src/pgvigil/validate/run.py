@@ -117,7 +117,11 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
     for ref, attributes in found.objects.items():
         if ref.kind == "column" and found.roots[ref] in columns and re.fullmatch(PLAIN_TYPE, attributes["type"]):
             columns[ref.relation].append(ref.name)
-    return read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema), unsafe
+    rows, failed = read_rows(conn, {name: of for name, of in columns.items() if of}, found.schema)
+    for name, reason in failed.items():
+        found.details[table(name)]["readable"] = False
+        unsafe.append(Unchecked(f"rows of {name}", reason))
+    return rows, unsafe
 
 
 def _unreadable(conn: Connection, schema: str, tables: Collection[str]) -> Unchecked:

@@ -24,7 +24,8 @@ from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
 from pgvigil.database import beside
-from pgvigil.errors import ConnectError, LockedError
+from pgvigil.errors import ConnectError, LockedError, PreconditionError
+from pgvigil.owner import other_owner
 from pgvigil.validate.catalog.identifiers import RESERVED, last_name, quoted, schema_of, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, table, view
 from pgvigil.validate.catalog.presence import PRESENT, kinds_to_ask_for
@@ -358,31 +359,47 @@ def _only_catalog(conn: Connection) -> None:
     conn.execute("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
-def read_rows(conn: Connection, tables: dict[str, list[str]], schema: str) -> dict[str, list[dict[str, Any]]]:
-    """Return all rows of some small tables, with these columns of each, spelt as in a spec.
+def read_rows(
+    conn: Connection, tables: dict[str, list[str]], schema: str
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Return all rows of some small tables, spelt as in a spec, with these columns of each; and why others cannot be read. A superuser
+    reads those of others with their rights.
 
     A column of a type that a user made is left out: turning it into JSON may call a function of that user.
     """
 
-    def read() -> dict[str, list[dict[str, Any]]]:
+    queries = {
+        name: sql.SQL(
+            "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object({})), '[]')::text FROM ONLY {} t"
+        ).format(
+            sql.SQL(", ").join(
+                sql.SQL("{}, t.{}").format(sql.Literal(unquoted(column)), sql.SQL(column)) for column in columns
+            ),
+            sql.SQL(name if "." in name else f"{sql.Identifier(schema).as_string(conn)}.{name}"),
+        )
+        for name, columns in tables.items()
+    }
+
+    def read(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         with pinned(conn, schema, read_only=True):
-            cursors = {
-                name: conn.execute(
-                    sql.SQL(
-                        "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object({})), '[]')::text FROM ONLY {} t"
-                    ).format(
-                        sql.SQL(", ").join(
-                            sql.SQL("{}, t.{}").format(sql.Literal(unquoted(column)), sql.SQL(column))
-                            for column in columns
-                        ),
-                        sql.SQL(name),
-                    )
-                )
-                for name, columns in tables.items()
-            }
+            cursors = {name: conn.execute(queries[name]) for name in names}
             return {name: json.loads(cursor.fetchone()[0]) for name, cursor in cursors.items()}  # type: ignore[index]
 
-    return again_if_changed(conn, read) if tables else {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    for name, query in queries.items():
+        if owner := other_owner(conn, name if "." in name else f"{sql.Identifier(schema).as_string(conn)}.{name}"):
+            try:
+                with conn.transaction():
+                    [(rows,)] = owner.rows(conn, "rows text", query.as_string(conn))
+                found[name] = json.loads(rows)
+            except (PreconditionError, errors.InsufficientPrivilege) as error:
+                failed[name] = (
+                    error.message if isinstance(error, PreconditionError) else str(error.diag.message_primary)
+                )
+    if own := [name for name in tables if name not in found and name not in failed]:
+        found |= again_if_changed(conn, lambda: read(own))
+    return found, failed
 
 
 def _understood(answers: Answers, schema: str, declared: frozenset[ObjectRef]) -> Snapshot:

@@ -64,6 +64,11 @@ _WHOSE = """
             UNION ALL SELECT t.typowner FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                       WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0) code
         JOIN pg_roles o ON o.oid = code.owner AND NOT o.rolsuper AND o.rolname <> current_user)
+,
+        -- What is not there now, or is not others', may be at once.
+        EXISTS (SELECT FROM pg_namespace n CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+                LEFT JOIN pg_roles g ON g.oid = a.grantee
+                WHERE n.nspname = %s AND a.privilege_type = 'CREATE' AND g.rolsuper IS NOT TRUE)
     FROM pg_roles r WHERE r.oid = ({owner})"""
 _AS_OWNER = sql.SQL("""
     CREATE FUNCTION pg_temp.probe_as_owner(statement text) RETURNS void
@@ -114,12 +119,14 @@ def _plain(text: object) -> object:
 def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> object:
     # In a pipeline, and so over the extended protocol, a text of the spec cannot smuggle in a second statement.
     with pinned(conn, schema, read_only=False, opened=True):
-        owner, has_my_rights, is_mine, calls_others = _whose(conn, schema, probe)
+        owner, has_my_rights, is_mine, calls_others, others_create = _whose(conn, schema, probe)
         if not (has_my_rights or is_mine) and calls_others:
             raise psycopg.errors.InsufficientPrivilege(
                 f"code of others, which {probe.root} may call, would run with the rights of whoever compares"
             )
-        if not has_my_rights and is_mine and calls_others:  # the owner may not even be let into the schema
+        if (
+            not has_my_rights and is_mine and (calls_others or others_create)
+        ):  # the owner may not even be let into the schema
             conn.execute(_AS_OWNER.format(schema=sql.Identifier(schema)))
             conn.execute(
                 sql.SQL("ALTER FUNCTION pg_temp.probe_as_owner(text) OWNER TO {}").format(sql.Identifier(owner))
@@ -134,9 +141,9 @@ def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> objec
     return row[0] if row else None
 
 
-def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool, bool]:
+def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool, bool, bool]:
     """The owner of what is made again, whether that is who compares or a superuser, whether one may act as the owner, and whether a name
-    in the text may be that of code of somebody else, who is not a superuser.
+    in the text may be that of code of somebody else, who is not a superuser; and whether others may create such code in the schema.
     """
     kind = {"procedure": "function"}.get(probe.ref.kind, probe.ref.kind)
     of = kind if kind in _OWNERS else "relation"
@@ -147,11 +154,11 @@ def _whose(conn: Connection, schema: str, probe: Probe) -> tuple[str, bool, bool
     names, casts = [unquoted(name) for name, _ in words], [unquoted(name) for name, cast in words if cast]
     label = probe.root if of == "relation" else probe.ref.label
     query = _WHOSE.replace("{owner}", _OWNERS[of])
-    row: tuple[str, bool, bool, bool] | None = fetch(
+    row: tuple[str, bool, bool, bool, bool] | None = fetch(
         conn,
         schema,
         query,
-        (names, names, casts, text, probe.root or None, label),  # an empty name is an error up to 15
+        (names, names, casts, text, probe.root or None, schema, label),  # an empty name is an error up to 15
     )
     if row is None:
         raise psycopg.errors.UndefinedObject(f"{label} is not there")

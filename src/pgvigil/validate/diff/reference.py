@@ -22,8 +22,7 @@ from psycopg import sql
 from pgvigil import database, project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
-from pgvigil.owner import owner_of_table
-from pgvigil.planned_code import planned_code
+from pgvigil.owner import copied, owner_of_table
 from pgvigil.scratch_databases import Log, Scratch
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.queries import QUERIES
@@ -115,7 +114,7 @@ class Reference:
             with suppress(ValueError):
                 self._answer(Snapshot.from_json(text, schema))
                 return
-        if reason := _hindrance(conn):
+        if reason := hindrance(conn):
             self._answer_stored(conn, key, schema, reason)
             return
         try:
@@ -145,7 +144,7 @@ class Reference:
         )
 
 
-def _hindrance(conn: Connection) -> str:
+def hindrance(conn: Connection) -> str:
     """Return the reason why there can be no scratch database. Empty if there can be one."""
     may = conn.execute(
         "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,"
@@ -243,25 +242,23 @@ def _is_shipped(text: str, schema: str, major: int) -> bool:
 def _stored(conn: Connection, key: str, schema: str) -> tuple[str | None, str]:
     """The copy that is in the database, and why it is not to be taken."""
     with suppress(
-        psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege
-    ):
-        plain = conn.execute(
-            "SELECT relkind::text OPERATOR(pg_catalog.=) 'r' FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgvigil.reference_snapshots')::oid"
-        ).fetchone()
-        if plain == (False,) or list(planned_code(conn, (), "pgvigil", ("reference_snapshots",))):
-            return None, "and pgvigil.reference_snapshots would run code of its owner's when it is read"
-        row = conn.execute(
-            "SELECT snapshot, pg_catalog.to_char(made_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM pgvigil.reference_snapshots"
-            " WHERE key::text = %s::text AND server_major::integer = %s::integer",
-            (key, conn.info.server_version // 10000),
-        ).fetchone()
-        if row is None:
+        psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.WrongObjectType,
+    ):  # fmt: skip
+        major = conn.info.server_version // 10000
+        sought = (key, str(major))
+        columns = "key, server_major, snapshot, made_at"
+        found = copied(conn, "pgvigil.reference_snapshots", columns, lambda row: row[:2] == sought)
+        if not found:
             return None, ""
+        _, _, snapshot, made_at = (value or "" for value in found[0])
         writers = [quoted(writer) for (writer,) in conn.execute(_WRITERS)]
         names = ", ".join(writers[:3]) + (" and others" if len(writers) > 3 else "")
-        doubt = f"and the copy in pgvigil.reference_snapshots, of {row[1]} UTC, could have been written by {names}"
-        is_sure = not writers or _is_shipped(row[0], schema, conn.info.server_version // 10000)
-        return str(row[0]), "" if is_sure else doubt
+        doubt = (
+            f"and the copy in pgvigil.reference_snapshots, of {made_at[:16]} UTC, could have been written by {names}"
+        )
+        is_sure = not writers or _is_shipped(snapshot, schema, major)
+        return snapshot, "" if is_sure else doubt
     return None, ""
 
 
