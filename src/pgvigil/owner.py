@@ -159,7 +159,7 @@ class Owner(NamedTuple):
         except errors.ReadOnlySqlTransaction as error:
             raise PreconditionError(
                 f"{conn.info.user} is a superuser, and objects of pgvigil belong to {self.name}: they are read in a function with that role's "
-                "rights, which cannot be made on a server that only reads",
+                "rights, which cannot be made on a standby or in a read-only session",
                 f"Connect as {self.name} or as a member of pgvigil_reader.",
             ) from error
 

@@ -182,11 +182,11 @@ def test_a_partition_dropped_meanwhile_is_read_once(fresh: Database, tmp_path: P
             with pytest.raises(Exception, match="lock timeout"):
                 conn.execute("SELECT * FROM pgvigil.job_retention(1000)")
         assert moment.files_of("performance_logs", Span()) == []
-        assert moment.rows("SELECT count(*) FROM {app}.performance_logs") == [(500,)]
+        assert moment.rows("rows bigint", "SELECT count(*) FROM {app}.performance_logs") == [(500,)]
     retention(fresh)
     with snapshot.snapshot(target(fresh), "performance_logs") as moment:
         assert len(moment.files_of("performance_logs", Span())) == 1
-        assert moment.rows("SELECT count(*) FROM {app}.performance_logs") == [(0,)]
+        assert moment.rows("rows bigint", "SELECT count(*) FROM {app}.performance_logs") == [(0,)]
 
 
 def test_a_partition_that_somebody_dropped_is_read_from_its_archive(fresh: Database, tmp_path: Path) -> None:
