@@ -263,7 +263,7 @@ def test_what_takes_long_tells_how_much_is_written(
 def test_a_snapshot_connection_that_is_lost_ends_the_dump(
     take: Take, existing: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(_: psycopg.Connection) -> None:
+    def lost(*_: object) -> None:
         raise psycopg.OperationalError("server closed the connection")
 
     monkeypatch.setattr(fingerprint, "contents", lost)

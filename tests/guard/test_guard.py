@@ -587,7 +587,7 @@ def test_a_command_with_an_address_of_its_own_rehearses_on_the_copy(
     monkeypatch.setenv("TOOL_URL", getattr(orders, road))
     before = catalog(orders)
     other_road = orders.tcp_url if road == "url" else orders.url
-    done = rehearse(other_road, "--max-lock-ms", "0", tool=[ADD, "SELECT pg_sleep(0.05)"])
+    done = rehearse(other_road, "--max-lock-ms", "0", tool=[ADD, "SELECT pg_sleep(0.5)"])
     assert done.returncode == 4, done.stderr
     assert "more than --max-lock-ms 0" in done.stderr
     assert catalog(orders) == before

@@ -39,7 +39,7 @@ CASES = {
     "the ledger lacks a column": (
         "ALTER TABLE pgvigil.migrations RENAME COLUMN sha256_tokens TO checksum",
         ("status", "migrate", "setup", "health", "validate"),
-        'column "sha256_tokens" does not exist',
+        'column "sha256_tokens" of relation "migrations" does not exist',
     ),
     "a table is missing": (
         "DROP TABLE pgvigil.backup_proofs CASCADE",
