@@ -595,7 +595,13 @@ def test_reference_of_one_server_is_not_taken_for_another(fresh: Database, folde
     assert len(list(folder.glob("reference-*"))) == 2
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.fixture
+def only_stored(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """One whose reference is only in the database: making `fresh` may leave another copy in the folder that holds then."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return fresh
+
+
 @pytest.mark.parametrize(
     "gift",
     [
@@ -606,29 +612,28 @@ def test_reference_of_one_server_is_not_taken_for_another(fresh: Database, folde
     ],
 )
 def test_kept_reference_that_a_role_could_have_written_is_compared_with_only_if_its_digest_is_shipped(
-    fresh: Database, gift: str
+    only_stored: Database, gift: str
 ) -> None:
-    fresh.execute("CREATE ROLE scribe LOGIN")
+    only_stored.execute("CREATE ROLE scribe LOGIN")
     try:
-        fresh.execute(gift)
-        snapshot, unchecked = made(fresh.url, "pgvigil_reader").outcome()
+        only_stored.execute(gift)
+        snapshot, unchecked = made(only_stored.url, "pgvigil_reader").outcome()
         assert (snapshot is not None, unchecked) == (True, ())
-        fresh.execute(
+        only_stored.execute(
             """UPDATE pgvigil.reference_snapshots SET made_at = '2026-01-02 03:04Z',
                       snapshot = replace(snapshot, '"STABLE"', '"VOLATILE"')"""
         )
-        snapshot, (unchecked,) = made(fresh.url, "pgvigil_reader").outcome()
+        snapshot, (unchecked,) = made(only_stored.url, "pgvigil_reader").outcome()
         assert snapshot is None
         assert unchecked.reason.startswith(
             "the role may not create databases, and the copy in pgvigil.reference_snapshots, of 2026-01-02 03:04 UTC,"
             " could have been written by scribe. Run this as a role that may create databases"
         )
     finally:
-        fresh.execute("REASSIGN OWNED BY scribe TO CURRENT_USER; DROP OWNED BY scribe; DROP ROLE scribe")
+        only_stored.execute("REASSIGN OWNED BY scribe TO CURRENT_USER; DROP OWNED BY scribe; DROP ROLE scribe")
 
 
-@pytest.mark.usefixtures("folder")
-def test_kept_reference_that_superusers_alone_could_have_written_is_compared_with(fresh: Database) -> None:
-    snapshot, unchecked = made(fresh.url, "pgvigil_reader").outcome()
+def test_kept_reference_that_superusers_alone_could_have_written_is_compared_with(only_stored: Database) -> None:
+    snapshot, unchecked = made(only_stored.url, "pgvigil_reader").outcome()
     assert snapshot is not None
     assert unchecked == ()

@@ -63,8 +63,7 @@ _WHOSE = """
             UNION ALL SELECT o.oprowner FROM pg_operator o WHERE strpos(%s, o.oprname) > 0
             UNION ALL SELECT t.typowner FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                       WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0) code
-        JOIN pg_roles o ON o.oid = code.owner AND NOT o.rolsuper AND o.rolname <> current_user)
-,
+        JOIN pg_roles o ON o.oid = code.owner AND NOT o.rolsuper AND o.rolname <> current_user),
         -- What is not there now, or is not others', may be at once.
         EXISTS (SELECT FROM pg_namespace n CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
                 LEFT JOIN pg_roles g ON g.oid = a.grantee
@@ -124,9 +123,9 @@ def _understood(conn: Connection, schema: str, probe: Probe, text: str) -> objec
             raise psycopg.errors.InsufficientPrivilege(
                 f"code of others, which {probe.root} may call, would run with the rights of whoever compares"
             )
-        if (
-            not has_my_rights and is_mine and (calls_others or others_create)
-        ):  # the owner may not even be let into the schema
+        # Making a view computes nothing, so only code that is in it now counts; and the owner may not even be let into the schema.
+        runs_others = calls_others or (others_create and probe.ref.kind != "view")
+        if not has_my_rights and is_mine and runs_others:
             conn.execute(_AS_OWNER.format(schema=sql.Identifier(schema)))
             conn.execute(
                 sql.SQL("ALTER FUNCTION pg_temp.probe_as_owner(text) OWNER TO {}").format(sql.Identifier(owner))
