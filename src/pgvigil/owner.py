@@ -5,8 +5,8 @@ that code with them.
 
 SET ROLE is not a boundary: a trigger may RESET ROLE, and a deferred one runs at COMMIT. A SECURITY DEFINER function is
 one: no SET ROLE is possible inside. Its end is that of pgvigil.finish_owner_code, which may not be there yet: deferred
-triggers run, cursors that are held (they are computed at the COMMIT) are closed, and a path that the code has left is
-taken back.
+triggers run, cursors that are held (they are computed at the COMMIT) are closed, and the settings by which the session
+reads its next statements are taken back.
 
 An object that was as shipped a moment ago may differ now: its owner may delay a command by a lock and replace what it
 calls next, or have a trigger replace it meanwhile. Therefore all that a command calls or reads after its first answer
@@ -40,10 +40,29 @@ UNDER_SUPERUSER = f"""
     CROSS JOIN pg_catalog.pg_roles u
     WHERE n.nspname OPERATOR(pg_catalog.=) 'pgvigil' AND {_UNDER}"""
 
+# The session settings by which the next statements are read: under another client_encoding, the end of a quoted name is elsewhere.
+_UNDERSTOOD_BY = {
+    "search_path": "pg_catalog, pg_temp",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+    "backslash_quote": "safe_encoding",
+    "quote_all_identifiers": "off",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "exit_on_error": "off",
+    "xmloption": "content",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
+
 # A trigger that SET CONSTRAINTS fires may defer others again, which would run at the COMMIT with the rights of whoever commits. From
 # PostgreSQL 18 on, it has those that it was queued with, but one that defers itself for ever keeps the COMMIT from its end. A trigger that
 # fires reads its row: once no page of a user's table was read, none did.
-_END = """
+_END = (
+    """
         LOOP
             SET CONSTRAINTS ALL IMMEDIATE;
             EXIT WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgdeferrable AND NOT t.tgisinternal);
@@ -63,7 +82,12 @@ _END = """
         FOR held IN SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable AND c.creation_time OPERATOR(pg_catalog.>=) pg_catalog.statement_timestamp() LOOP
             EXECUTE pg_catalog.format('CLOSE %I', held);
         END LOOP;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);"""
+        PERFORM pg_catalog.set_config(s.name, s.value, false)
+        FROM (VALUES """
+    + ", ".join(f"('{name}', '{value}')" for name, value in _UNDERSTOOD_BY.items())
+    + """) AS s (name, value)
+        WHERE pg_catalog.current_setting(s.name) OPERATOR(pg_catalog.<>) s.value;"""
+)
 
 # Made again before each call: what ran in the last one, in this very session, may have put something else in its place.
 _RUN = (

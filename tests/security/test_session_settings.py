@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pgvigil import database, owner
 from security.conftest import Installation
 from security.planted import plant
 
@@ -103,3 +104,27 @@ def test_a_call_by_hand_leaves_nothing_behind(planted: Installation) -> None:
         conn.execute("SELECT instrumentation.kill_session(gen_random_uuid())")
         conn.execute("SELECT oid = 'pg_class'::regclass FROM pg_class")
     assert not planted.turned
+
+
+def test_text_is_read_as_before_when_code_of_the_owner_has_changed_how(mined: Installation) -> None:
+    """Under another client_encoding, the last byte of a letter takes the backslash that follows it, and a literal ends elsewhere."""
+    mined.as_owner(
+        """CREATE FUNCTION {app}.sets() RETURNS integer LANGUAGE plpgsql AS $f$
+           BEGIN
+               PERFORM set_config('client_encoding', 'SJIS', false), set_config('standard_conforming_strings', 'off', false),
+                       set_config('DateStyle', 'German', false), set_config('array_nulls', 'off', false);
+               RETURN 1;
+           END $f$;
+           CREATE VIEW {app}.reads AS SELECT {app}.sets() AS n"""
+    )
+    letter = "\u30c3\\"  # the two bytes at its end and the backslash are one letter and a half in SJIS
+    with database.connect(database.parse_url(mined.url, "test"), "test") as conn:
+        owner.confine(conn, "x_owner")
+        assert owner.rows(conn, "n integer", "SELECT n FROM public.reads") == [(1,)]
+        values = owner.rows(
+            conn, "a text, b text, c text", r"SELECT %s::text, '\d', '2026-01-02'::date::text", (f"{letter}') x; --",)
+        )
+        assert values == [(f"{letter}') x; --", r"\d", "2026-01-02")]
+        assert owner.rows(conn, "n integer", "SELECT count(*) FROM unnest('{null}'::text[]) u WHERE u IS NULL") == [
+            (1,)
+        ]
