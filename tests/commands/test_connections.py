@@ -500,6 +500,28 @@ def test_a_run_is_ended_in_order_by_a_terminal_that_closes(existing: Database, s
     assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
 
 
+EARLY = """import os, signal
+from pgvigil import __main__ as program
+program._hide_secrets = lambda: os.kill(os.getpid(), signal.{sign})
+program.main()"""
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_the_command_begins_leaves_no_traceback(sign: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", EARLY.format(sign=sign), "--version"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: [
+            signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ],
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 # ── Standbys ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ON_STANDBY = [
@@ -902,6 +924,72 @@ EVENT_TRIGGER = """
     CREATE EVENT TRIGGER "ensure it" ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION auto();
     CREATE EVENT TRIGGER idle ON ddl_command_start EXECUTE FUNCTION auto();
     ALTER EVENT TRIGGER idle DISABLE"""
+
+
+@pytest.fixture
+def restorer(owned: Database) -> str:
+    """The address for the owner of `owned`, who may replace the database."""
+    owned.execute(f'GRANT pg_signal_backend TO "owner of {owned.name}"')
+    owned.execute(f'ALTER MATERIALIZED VIEW sessions_per_agent OWNER TO "owner of {owned.name}"')
+    return as_owner(owned)
+
+
+@pytest.mark.oldest_and_newest
+def test_what_a_superuser_made_does_not_stop_the_copies_of_an_owner(
+    call: Run, owned: Database, restorer: str, tmp_path: Path
+) -> None:
+    for statement in (
+        "CREATE PUBLICATION everything FOR ALL TABLES",
+        "CREATE EXTENSION amcheck",
+        "CREATE FUNCTION noted() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "CREATE EVENT TRIGGER notes ON ddl_command_end EXECUTE FUNCTION noted()",
+        "CREATE TABLE of_the_dba (id int PRIMARY KEY); INSERT INTO of_the_dba VALUES (1); GRANT SELECT ON of_the_dba TO PUBLIC",
+    ):
+        owned.execute(statement)
+    done = call("pgvigil", "backup", "create", "--verify-backup", "restore", "--database-url", restorer)
+    assert done.returncode == 0, done.stderr
+    without = "cannot restore: publication everything, event trigger notes, extension amcheck, owners and rights"
+    assert without in done.stderr
+    done = call("pgvigil", "backup", "verify", "--database-url", restorer)
+    assert (done.returncode, without in done.stdout) == (0, True), done.stderr
+    (archive,) = (tmp_path / "backups of this test").glob("*.dump")
+    done = call("pgvigil", "restore", archive, "--database-url", restorer)
+    assert done.returncode == 9
+    assert "cannot restore what a superuser made: publication everything" in done.stderr
+
+
+@pytest.mark.client_side
+def test_code_of_another_role_does_not_run_in_a_copy_with_the_rights_of_the_owner(
+    call: Run, owned: Database, restorer: str
+) -> None:
+    owner, other = f"owner of {owned.name}", f"other of {owned.name}"
+    with owned.connect() as conn:
+        conn.execute(f'CREATE ROLE "{other}"')
+        conn.execute(f'CREATE TABLE of_another (id int); ALTER TABLE of_another OWNER TO "{other}"')
+        conn.execute(f'GRANT SELECT ON of_another TO "{owner}"')
+    try:
+        done = call("pgvigil", "backup", "create", "--verify-backup", "restore", "--database-url", restorer)
+    finally:
+        owned.execute("DROP TABLE of_another")
+        owned.execute(f'DROP ROLE "{other}"')
+    assert (done.returncode, f'GRANT "{other}" TO "{owner}"' in done.stderr) == (4, True), done.stderr
+
+
+@pytest.mark.client_side
+def test_a_restore_names_the_settings_that_its_role_may_not_make(
+    call: Run, owned: Database, restorer: str, tmp_path: Path
+) -> None:
+    owned.execute(f'ALTER DATABASE "{owned.name}" SET log_statement = ddl')
+    assert call("pgvigil", "backup", "create", "--database-url", restorer).returncode == 0
+    (archive,) = (tmp_path / "backups of this test").glob("*.dump")
+    done = call("pgvigil", "restore", archive, "--database-url", restorer)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "warning: setting log_statement of the database is not carried over" in done.stderr
+    finally:
+        (kept,) = re.findall(r"DROP DATABASE (\S+);", done.stdout)
+        with psycopg.connect(owned.server.dsn(), autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {kept} WITH (FORCE)".encode())
 
 
 @pytest.mark.client_side
