@@ -143,26 +143,46 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SPARED = "-c " + " -c ".join(
+    f"{name}={'off' if value == 'on' else 0}" for name, value in HOSTILE.items() if re.search("timeout|read_only", name)
+)  # the test's own session, when the server has them
+OF_A_CALL = {"migrate", "revert"}  # COURSE has them; these settings come to a database that has the schema
+
+
 @pytest.mark.client_side
-@pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS"])
+@pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS", "the role", "the server"])
 @pytest.mark.slow(first=1)
-def test_settings_that_come_with_the_call_change_no_outcome(
+def test_settings_of_every_carrier_change_no_outcome(
     call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
     fresh.execute("CREATE TABLE arrays AS SELECT ARRAY[NULL, 'NULL'] AS words")
-    hostile = {
-        name: value.strip("'").replace(" ", "\\ ") for name, value in HOSTILE.items() if name != "client_encoding"
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in hostile.items() if name != "search_path")
-    url = fresh.url
+    hostile = {name: value for name, value in HOSTILE.items() if name not in ("client_encoding", "search_path")}
+    options = " ".join(f"-c {name}={value}".replace("'", "").replace(", ", ",\\ ") for name, value in hostile.items())
+    url, role = fresh.url, f"hostile of {fresh.name}"
     if carrier == "the address":
         url += f"{'&' if '?' in url else '?'}options={quote(options)}"
-    with monkeypatch.context() as environment:
-        if carrier == "PGOPTIONS":
-            environment.setenv("PGOPTIONS", options)
-        for words, code in COURSE[2:-1]:
-            done = call("pgvigil", *words, "--database-url", url)
-            assert done.returncode == code, (words, done.stderr)
+    if carrier == "the role":
+        url = url.replace("postgres@", f"{quote(role)}@")
+    with monkeypatch.context() as environment, fresh.connect(options=SPARED) as conn:
+        try:
+            if carrier == "PGOPTIONS":
+                environment.setenv("PGOPTIONS", options)
+            if carrier == "the role":
+                conn.execute(f'CREATE ROLE "{role}" LOGIN SUPERUSER'.encode())
+            for name, value in hostile.items():
+                if carrier == "the role":
+                    conn.execute(f'ALTER ROLE "{role}" SET {name} = {value}'.encode())
+                if carrier == "the server" and "." not in name:
+                    conn.execute(f"ALTER SYSTEM SET {name} = {value}".encode())
+            conn.execute("SELECT pg_reload_conf()")
+            for words, code in COURSE:
+                if words[0] not in OF_A_CALL:
+                    done = call("pgvigil", *words, "--database-url", url)
+                    assert done.returncode == code, (words, done.stderr)
+        finally:
+            conn.execute("ALTER SYSTEM RESET ALL")
+            conn.execute("SELECT pg_reload_conf()")
+            conn.execute(f'DROP ROLE IF EXISTS "{role}"'.encode())
 
 
 @pytest.mark.client_side
