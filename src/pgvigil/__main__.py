@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,26 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
+    _let_signals_end_with(130)  # until the command handles them: nothing has begun
     _prepare_streams()
     _hide_secrets()
     if sys.argv[1:2] == ["validate"]:
         gc.disable()  # its process ends before there is garbage; to look for it was a fifth of the time with 1,000 tables
     from pgvigil.cli import main
 
-    _leave(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:  # a second signal, while the first one's cleanup ran
+        status = 130
+    _let_signals_end_with(status)
+    _leave(status)
+
+
+def _let_signals_end_with(status: int) -> None:
+    """End the process with this status, and without a traceback, at a signal that is not ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(status))
 
 
 def _prepare_streams() -> None:

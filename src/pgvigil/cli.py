@@ -83,11 +83,11 @@ def _require_no_stray_address(words: Sequence[str]) -> None:
 def _take_signals() -> None:
     """Clean up after `kill` and after a closed terminal as after Ctrl-C.
 
-    Under nohup a closed terminal has no effect.
+    A signal that is ignored from the start has no effect: SIGHUP under nohup, SIGINT in the background of a script.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGTERM:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilError | None:

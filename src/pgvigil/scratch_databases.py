@@ -79,18 +79,34 @@ def make(
     mark = f"{_MARK} {name}: {secrets.token_hex(8)}, made by process {pid} of {since}"
     database_name = sql.Identifier(name)
     words = [*([("OWNER", sql.Identifier(other))] if other else []), *options]
-    conn.execute(
-        sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false {}").format(
-            database_name, sql.SQL(" ").join(sql.SQL("{} {}").format(sql.SQL(key), value) for key, value in words)
-        )
-    )
+    created = False
     try:
+        conn.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false {}").format(
+                database_name, sql.SQL(" ").join(sql.SQL("{} {}").format(sql.SQL(key), value) for key, value in words)
+            )
+        )
+        created = True
         close_to_others(conn, database_name, mark, other, me, login)
-    except BaseException:
-        with suppress(psycopg.Error):  # without its mark it would never be dropped
-            conn.execute(sql.SQL("DROP DATABASE {}").format(database_name))
+    except BaseException as error:
+        # Without its mark it would never be dropped. A statement that Ctrl-C interrupts may have ended before that reached the server.
+        if created or (not isinstance(error, psycopg.Error) and _is_unmarked(conn, name)):
+            with suppress(psycopg.Error):
+                conn.execute(sql.SQL("DROP DATABASE {}").format(database_name))
         raise
     return Scratch(name, mark)
+
+
+def _is_unmarked(conn: psycopg.Connection, name: str) -> bool:
+    """Return true if there is a database of this name that nobody can connect to and that has no comment."""
+    with suppress(psycopg.Error):
+        row = conn.execute(
+            """SELECT NOT d.datallowconn AND pg_catalog.shobj_description(d.oid, 'pg_database') IS NULL
+               FROM pg_catalog.pg_database d WHERE d.datname = %s""",
+            (name,),
+        ).fetchone()
+        return row == (True,)
+    return False
 
 
 def close_to_others(

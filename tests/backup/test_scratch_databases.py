@@ -146,8 +146,8 @@ def test_a_stranger_enters_a_restored_database_when_it_is_in_its_place_and_not_b
 ) -> None:
     carry_over, seen = swap.carry_over, []
 
-    def look_and_carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
-        carry_over(admin, old, new)
+    def look_and_carry_over(admin: psycopg.Connection, old: str, new: str, log: Any) -> None:
+        carry_over(admin, old, new, log)
         seen.append(roles.enters(roles.stranger, new))
 
     database.execute("CREATE TABLE t AS SELECT 1 AS n")
@@ -189,6 +189,26 @@ def test_what_the_archive_says_of_schema_public_is_what_a_copy_has(roles: Roles,
     done = call("pgvigil", "restore", json.loads(made.stdout)["archive"], "--database-url", database.url)
     assert done.returncode == 0, done.stderr
     assert database.execute(rights) == before
+
+
+@pytest.mark.client_side
+def test_a_signal_that_comes_with_the_answer_leaves_no_database_behind(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, name = psycopg.Connection.execute, random_name()
+
+    def interrupted(self: Any, query: Any, *rest: Any, **options: Any) -> Any:
+        done = execute(self, query, *rest, **options)
+        if isinstance(query, sql.Composed) and "CREATE DATABASE" in query.as_string(self):
+            raise KeyboardInterrupt
+        return done
+
+    with databases.connect(roles.target(roles.owner), "test") as conn:
+        monkeypatch.setattr(psycopg.Connection, "execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scratch_databases.make(conn, name)
+    monkeypatch.undo()
+    assert roles.administer("SELECT datname FROM pg_database WHERE datname ~ '^pgvigil_verify_'") == []
 
 
 # ── Dropped, or left ──────────────────────────────────────────────────────────────────────────────────────────────────

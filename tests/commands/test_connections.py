@@ -143,26 +143,46 @@ def test_setting_of_a_database_is_no_matter_to_a_verdict(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SPARED = "-c " + " -c ".join(
+    f"{name}={'off' if value == 'on' else 0}" for name, value in HOSTILE.items() if re.search("timeout|read_only", name)
+)  # the test's own session, when the server has them
+OF_A_CALL = {"migrate", "revert"}  # COURSE has them; these settings come to a database that has the schema
+
+
 @pytest.mark.client_side
-@pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS"])
+@pytest.mark.parametrize("carrier", ["the address", "PGOPTIONS", "the role", "the server"])
 @pytest.mark.slow(first=1)
-def test_settings_that_come_with_the_call_change_no_outcome(
+def test_settings_of_every_carrier_change_no_outcome(
     call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
     fresh.execute("CREATE TABLE arrays AS SELECT ARRAY[NULL, 'NULL'] AS words")
-    hostile = {
-        name: value.strip("'").replace(" ", "\\ ") for name, value in HOSTILE.items() if name != "client_encoding"
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in hostile.items() if name != "search_path")
-    url = fresh.url
+    hostile = {name: value for name, value in HOSTILE.items() if name not in ("client_encoding", "search_path")}
+    options = " ".join(f"-c {name}={value}".replace("'", "").replace(", ", ",\\ ") for name, value in hostile.items())
+    url, role = fresh.url, f"hostile of {fresh.name}"
     if carrier == "the address":
         url += f"{'&' if '?' in url else '?'}options={quote(options)}"
-    with monkeypatch.context() as environment:
-        if carrier == "PGOPTIONS":
-            environment.setenv("PGOPTIONS", options)
-        for words, code in COURSE[2:-1]:
-            done = call("pgvigil", *words, "--database-url", url)
-            assert done.returncode == code, (words, done.stderr)
+    if carrier == "the role":
+        url = url.replace("postgres@", f"{quote(role)}@")
+    with monkeypatch.context() as environment, fresh.connect(options=SPARED) as conn:
+        try:
+            if carrier == "PGOPTIONS":
+                environment.setenv("PGOPTIONS", options)
+            if carrier == "the role":
+                conn.execute(f'CREATE ROLE "{role}" LOGIN SUPERUSER'.encode())
+            for name, value in hostile.items():
+                if carrier == "the role":
+                    conn.execute(f'ALTER ROLE "{role}" SET {name} = {value}'.encode())
+                if carrier == "the server" and "." not in name:
+                    conn.execute(f"ALTER SYSTEM SET {name} = {value}".encode())
+            conn.execute("SELECT pg_reload_conf()")
+            for words, code in COURSE:
+                if words[0] not in OF_A_CALL:
+                    done = call("pgvigil", *words, "--database-url", url)
+                    assert done.returncode == code, (words, done.stderr)
+        finally:
+            conn.execute("ALTER SYSTEM RESET ALL")
+            conn.execute("SELECT pg_reload_conf()")
+            conn.execute(f'DROP ROLE IF EXISTS "{role}"'.encode())
 
 
 @pytest.mark.client_side
@@ -498,6 +518,28 @@ def test_a_run_is_ended_in_order_by_a_terminal_that_closes(existing: Database, s
         _, said = process.communicate(timeout=60)
     assert (process.returncode, "interrupted: the open transaction is rolled back" in said) == (130, True), said
     assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
+EARLY = """import os, signal
+from pgvigil import __main__ as program
+program._hide_secrets = lambda: os.kill(os.getpid(), signal.{sign})
+program.main()"""
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_the_command_begins_leaves_no_traceback(sign: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", EARLY.format(sign=sign), "--version"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: [
+            signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ],
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 # ── Standbys ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -902,6 +944,72 @@ EVENT_TRIGGER = """
     CREATE EVENT TRIGGER "ensure it" ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION auto();
     CREATE EVENT TRIGGER idle ON ddl_command_start EXECUTE FUNCTION auto();
     ALTER EVENT TRIGGER idle DISABLE"""
+
+
+@pytest.fixture
+def restorer(owned: Database) -> str:
+    """The address for the owner of `owned`, who may replace the database."""
+    owned.execute(f'GRANT pg_signal_backend TO "owner of {owned.name}"')
+    owned.execute(f'ALTER MATERIALIZED VIEW sessions_per_agent OWNER TO "owner of {owned.name}"')
+    return as_owner(owned)
+
+
+@pytest.mark.oldest_and_newest
+def test_what_a_superuser_made_does_not_stop_the_copies_of_an_owner(
+    call: Run, owned: Database, restorer: str, tmp_path: Path
+) -> None:
+    for statement in (
+        "CREATE PUBLICATION everything FOR ALL TABLES",
+        "CREATE EXTENSION amcheck",
+        "CREATE FUNCTION noted() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "CREATE EVENT TRIGGER notes ON ddl_command_end EXECUTE FUNCTION noted()",
+        "CREATE TABLE of_the_dba (id int PRIMARY KEY); INSERT INTO of_the_dba VALUES (1); GRANT SELECT ON of_the_dba TO PUBLIC",
+    ):
+        owned.execute(statement)
+    done = call("pgvigil", "backup", "create", "--verify-backup", "restore", "--database-url", restorer)
+    assert done.returncode == 0, done.stderr
+    without = "cannot restore: publication everything, event trigger notes, extension amcheck, owners and rights"
+    assert without in done.stderr
+    done = call("pgvigil", "backup", "verify", "--database-url", restorer)
+    assert (done.returncode, without in done.stdout) == (0, True), done.stderr
+    (archive,) = (tmp_path / "backups of this test").glob("*.dump")
+    done = call("pgvigil", "restore", archive, "--database-url", restorer)
+    assert done.returncode == 9
+    assert "cannot restore what a superuser made: publication everything" in done.stderr
+
+
+@pytest.mark.client_side
+def test_code_of_another_role_does_not_run_in_a_copy_with_the_rights_of_the_owner(
+    call: Run, owned: Database, restorer: str
+) -> None:
+    owner, other = f"owner of {owned.name}", f"other of {owned.name}"
+    with owned.connect() as conn:
+        conn.execute(f'CREATE ROLE "{other}"')
+        conn.execute(f'CREATE TABLE of_another (id int); ALTER TABLE of_another OWNER TO "{other}"')
+        conn.execute(f'GRANT SELECT ON of_another TO "{owner}"')
+    try:
+        done = call("pgvigil", "backup", "create", "--verify-backup", "restore", "--database-url", restorer)
+    finally:
+        owned.execute("DROP TABLE of_another")
+        owned.execute(f'DROP ROLE "{other}"')
+    assert (done.returncode, f'GRANT "{other}" TO "{owner}"' in done.stderr) == (4, True), done.stderr
+
+
+@pytest.mark.client_side
+def test_a_restore_names_the_settings_that_its_role_may_not_make(
+    call: Run, owned: Database, restorer: str, tmp_path: Path
+) -> None:
+    owned.execute(f'ALTER DATABASE "{owned.name}" SET log_statement = ddl')
+    assert call("pgvigil", "backup", "create", "--database-url", restorer).returncode == 0
+    (archive,) = (tmp_path / "backups of this test").glob("*.dump")
+    done = call("pgvigil", "restore", archive, "--database-url", restorer)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "warning: setting log_statement of the database is not carried over" in done.stderr
+    finally:
+        (kept,) = re.findall(r"DROP DATABASE (\S+);", done.stdout)
+        with psycopg.connect(owned.server.dsn(), autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {kept} WITH (FORCE)".encode())
 
 
 @pytest.mark.client_side

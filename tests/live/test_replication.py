@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Database, Run, _new_database, servers
+from conftest import EXISTING_INSTALL, PROJECT, Database, Run, _new_database, servers
 from helpers import replication
 from pgvigil import cli
 from pgvigil.embedded import Server
@@ -170,6 +171,32 @@ def test_the_application_can_be_switched_over_to_a_subscriber(source: Database, 
         subscriber.execute(row.format(number))
     unequal = "SELECT count(*) FROM sessions s, pgvigil.current_counters(s.id) k, pgvigil.count_context(s.id) c WHERE k.context_count <> c.context_count"
     assert subscriber.execute(unequal) == [(0,)]
+
+
+def test_a_publisher_is_migrated_after_its_subscriber_and_nothing_stops(call: Run, origin: Server) -> None:
+    """As docs/replication.md says; migrated alone, the publisher stops its subscriber, and its plan says so."""
+    with _new_database(origin) as publisher, _new_database(origin) as subscriber:
+        publisher.execute(EXISTING_INSTALL.read_text())
+        replication.schema_only(publisher, subscriber)
+        with replication.subscription(publisher, subscriber, via_root=True) as name:
+            plan = call("pgvigil", "migrate", "--dry-run", "--database-url", publisher.url)
+            assert f"these publications send tables that get columns: {name};" in plan.stderr
+            for database in (subscriber, publisher):
+                done = call("pgvigil", "migrate", "--backup", "none", "--database-url", database.url)
+                assert done.returncode == 0, done.stderr
+            assert "these publications" not in done.stdout
+            publisher.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('new', 'a')")
+            replication.applied(publisher, name)
+            page = (PROJECT / "docs/replication.md").read_text()
+            (script,) = re.findall(r"```sql\n(   BEGIN;.*?COMMIT;)", page, re.DOTALL)
+            subscriber.execute(script)
+            subscriber.execute(f"ALTER SUBSCRIPTION {name} REFRESH PUBLICATION")
+            replication.synchronised(subscriber)
+            assert call("pgvigil", "maintain", "run", "counters", "--database-url", publisher.url).returncode == 0
+            replication.applied(publisher, name)
+            assert counts(subscriber) == counts(publisher)
+            assert subscriber.execute("SELECT count(*) FROM sessions WHERE session_key = 'new'") == [(1,)]
+            assert call("pgvigil", "validate", "--database-url", subscriber.url).returncode == 0
 
 
 def test_a_client_cannot_pass_for_a_worker(source: Database) -> None:

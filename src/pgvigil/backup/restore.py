@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import database, locks, project
-from pgvigil.backup import fingerprint, manifest, owner_code, scratch_restore, swap
+from pgvigil.backup import fingerprint, manifest, owner_code, scratch_restore, selection, swap
 from pgvigil.backup.manifest import Backup
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, RestoreError
@@ -112,7 +112,7 @@ def _restore(
                 scratch_restore.new_database(admin, target, name, new, log, to_keep=True),
             ):
                 findings = _fill(admin, target.at(new), archive, backup, consent, log)
-                swap.carry_over(admin, name, new)
+                swap.carry_over(admin, name, new, log)
                 log("swapping")
                 kept, took = swap.swap(
                     admin, maintenance, live, name, new, _named(name, f"_pre_restore_{now}"),
@@ -163,7 +163,7 @@ def _require(live: psycopg.Connection, name: str, backup: Backup) -> None:
         )
     for fault, what in ((standby, "the server is a standby"), (template, f'"{name}" is a template'),
                         (prepared, f'"{name}" has {prepared} prepared transactions (pg_prepared_xacts)'),
-                        (subscriptions, f'"{name}" has {subscriptions} subscriptions')):  # fmt: skip
+                        (subscriptions, f'"{name}" has {counted(subscriptions, "subscription")}')):  # fmt: skip
         if fault:
             raise RestoreError(f"{what}: it cannot be swapped", "Fix this first. Nothing was changed.")
     # The server's disk is visible only on its own machine; a connection by socket shows that this is the machine.
@@ -232,6 +232,11 @@ def _fill(
     """Fill the new database. Return the findings of its integrity report."""
     tool = scratch_restore.pg_restore(admin, backup.pg_dump_version)
     scratch_restore.require_definitions(tool, new, archive, backup.schema_digest, backup.pg_dump_version)
+    if beyond := selection.of_role(admin, tool[0], new, archive).left_out:
+        raise RestoreError(
+            f'role "{admin.info.user}" cannot restore what a superuser made: {", ".join(beyond)}',
+            "Use a superuser. The database is as it was.",
+        )
     log(f'restoring into "{new.parameters["dbname"]}"')
     scratch_restore.load(admin, tool, new, archive, log.indented())
     with database.connect(new, "restore") as conn:

@@ -24,8 +24,9 @@ import psycopg
 from psycopg import sql
 
 from pgvigil import database, scratch_databases
-from pgvigil.backup import fingerprint, manifest, pg_tools
+from pgvigil.backup import fingerprint, manifest, pg_tools, selection
 from pgvigil.backup.fingerprint import Extension, TableFingerprint
+from pgvigil.backup.selection import Selection
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, PreconditionError, RestoreError, UnequalError
 from pgvigil.progress import Reporter
@@ -65,9 +66,11 @@ def verify(
     `tables` means that it holds no rows. `written_by` is the version of its pg_dump, if it may be newer than this
     server. Raise RestoreError, and UnequalError if the copy differs.
     """
-    with scratch(conn, target, archive, "pgvigil_verify", log, written_by=written_by) as there:
+    tool = pg_restore(conn, written_by)
+    chosen = selection.of_role(conn, tool[0], target, archive)
+    with scratch(conn, target, archive, "pgvigil_verify", log, tool, chosen) as there:
         log("comparing")
-        compare(there, pg_restore(conn, written_by), schema, tables, large_objects, log)
+        compare(there, tool, schema, tables, large_objects, log, chosen)
         left_out = not_in(there, extensions) if tables else []
         findings = integrity(there, log) if tables else []
     rows = (
@@ -76,6 +79,8 @@ def verify(
         else ""
     )
     but = f"; without what pg_dump leaves out: {', '.join(left_out)}" if left_out else ""
+    if chosen.left_out:
+        but += f"; without what {_cannot_restore(chosen)}"
     return Proved(f"restored: schema{rows} equal{but}", findings, left_out)
 
 
@@ -86,8 +91,8 @@ def scratch(
     archive: Path,
     prefix: str,
     log: Reporter,
-    *,
-    written_by: str | None = None,
+    tool: Tool,
+    chosen: Selection,
 ) -> Iterator[Target]:
     """Yield a copy made from an archive, beside the database of `conn` and with its locale; drop it when the block ends."""
     name = f"{prefix}_{secrets.token_hex(6)}"
@@ -96,7 +101,9 @@ def scratch(
         scratch_databases.drop_leftovers(conn, _SCRATCH, log)
         with new_database(conn, target, conn.info.dbname, name, log):
             log(f'restoring into scratch database "{name}"')
-            load(conn, pg_restore(conn, written_by), target.at(name), archive, log)
+            if chosen.left_out:
+                log(f"warning: the copy is made without what {_cannot_restore(chosen)}")
+            load(conn, tool, target.at(name), archive, log, chosen=chosen)
             yield target.at(name)
     except psycopg.Error as error:
         if database.is_lost(error):
@@ -109,11 +116,17 @@ def scratch(
         ) from error
 
 
+def _cannot_restore(chosen: Selection) -> str:
+    return f'role "{chosen.role}" cannot restore: {", ".join(chosen.left_out)}'
+
+
 @contextmanager
 def rehearsal_copy(conn: psycopg.Connection, target: Target, archive: Path, log: Reporter) -> Iterator[Target]:
     """Yield a copy for a rehearsal. Raises BackupError, not RestoreError: nothing is being replaced by the backup."""
     try:
-        with scratch(conn, target, archive, "pgvigil_rehearsal", log) as there:
+        tool = pg_restore(conn, None)
+        chosen = selection.of_role(conn, tool[0], target, archive)
+        with scratch(conn, target, archive, "pgvigil_rehearsal", log, tool, chosen) as there:
             yield there
     except RestoreError as error:
         raise BackupError(error.message, error.hint or "Nothing was changed.") from error
@@ -194,7 +207,10 @@ def _grant_tablespace(conn: psycopg.Connection, tablespace: str) -> str:
     return statement.format(sql.Identifier(tablespace), sql.Identifier(conn.info.user)).as_string(conn)
 
 
-def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, log: Reporter, *options: str) -> None:
+def load(
+    admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, log: Reporter, *options: str,
+    chosen: Selection | None = None,
+) -> None:  # fmt: skip
     """Run pg_restore into an empty database; its first error ends it. Raise BackupError with pg_restore's message."""
     name = there.parameters["dbname"]
 
@@ -218,6 +234,11 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, lo
                     "Restore it on a server of the version that it was taken from, or take a backup with the client programs of "
                     "the server's own version (PGVIGIL_PG_BIN names their directory). Nothing was changed.",
                 ) from error
+            if chosen and chosen.left_out:
+                error.hint = (
+                    f"The copy was made without what {_cannot_restore(chosen)}. If the rest needs them, use a superuser; "
+                    "--verify-backup read needs no copy. Nothing was changed."
+                )
             raise
 
     pg_restore, version = tool
@@ -227,7 +248,8 @@ def load(admin: psycopg.Connection, tool: Tool, there: Target, archive: Path, lo
     if admin.info.server_version < 150000:
         with database.connect(there, "restore") as conn:
             closed = scratch_databases.close_public_schema(conn)
-    restore()
+    with (chosen or Selection()).arguments(pg_restore, there, archive) as more:
+        restore(*more)
     if closed:
         _open_public_schema(tool, there, archive, restore)
 
@@ -270,8 +292,9 @@ def _is_transaction_timeout(words: str, status: int | None) -> bool:
 
 
 def compare(
-    there: Target, tool: Tool, schema: Path, tables: Mapping[str, TableFingerprint], large_objects: int, log: Reporter
-) -> None:
+    there: Target, tool: Tool, schema: Path, tables: Mapping[str, TableFingerprint], large_objects: int, log: Reporter,
+    chosen: Selection | None = None,
+) -> None:  # fmt: skip
     """Compare a restored database with what it should hold. Raise UnequalError."""
     with database.connect(there, "compare") as conn:
         fingerprint.pin(conn)
@@ -290,7 +313,7 @@ def compare(
             faults.append(f"{objects} large objects instead of {large_objects}")
         if faults:
             raise UnequalError("; ".join(sorted(faults)))
-        _compare_schema(conn, tool, there, schema, log)
+        _compare_schema(conn, tool, there, schema, log, chosen or Selection())
 
 
 def not_in(there: Target, extensions: Mapping[str, Extension]) -> list[str]:
@@ -308,17 +331,20 @@ def may_be_left_out(extensions: Mapping[str, Extension]) -> list[str]:
     ]
 
 
-def _compare_schema(conn: psycopg.Connection, tool: Tool, there: Target, schema: Path, log: Reporter) -> None:
-    expected = _bare(_printed(tool[0], there, schema))
-    found = _schema(tool, there)
+def _compare_schema(
+    conn: psycopg.Connection, tool: Tool, there: Target, schema: Path, log: Reporter, chosen: Selection
+) -> None:
+    with chosen.arguments(tool[0], there, schema) as only:
+        expected = _bare(_printed(tool[0], there, schema, *only))
+    found = _schema(tool, there, *chosen.options)
     if expected == found:
         return
     # Some expressions are printed differently once they have been dumped and restored, and then stay so: the expected schema must
     # pass through a dump and a restore too before it is compared.
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with new_database(conn, there, conn.info.dbname, name, log):
-        load(conn, tool, there.at(name), schema, Reporter(), "--schema-only")
-        expected = _schema(tool, there.at(name))
+        load(conn, tool, there.at(name), schema, Reporter(), "--schema-only", chosen=chosen)
+        expected = _schema(tool, there.at(name), *chosen.options)
     if expected != found:
         raise UnequalError(f"the schema differs: {first_difference(expected, found)}")
 
@@ -354,17 +380,18 @@ def require_definitions(tool: Tool, target: Target, archive: Path, expected: str
         )
 
 
-def _printed(pg_restore: Path, target: Target, archive: Path) -> str:
-    arguments = [str(pg_restore), "--schema-only", "--no-subscriptions", "--file=-", str(archive)]
+def _printed(pg_restore: Path, target: Target, archive: Path, *options: str) -> str:
+    arguments = [str(pg_restore), "--schema-only", "--no-subscriptions", "--file=-", *options, str(archive)]
     return pg_tools.run(arguments, target, "the schema cannot be compared")
 
 
-def _schema(tool: Tool, there: Target) -> list[str]:
+def _schema(tool: Tool, there: Target, *options: str) -> list[str]:
     arguments = [
         str(tool[0].with_name("pg_dump")),
         "--no-password",
         "--schema-only",
         "--no-subscriptions",
+        *options,
         f"--dbname={there.client_conninfo}",
     ]
     return _bare(pg_tools.run(arguments, there, "the schema cannot be compared"))

@@ -22,8 +22,11 @@ Rename: TypeAlias = "Callable[[psycopg.Connection, psycopg.Connection, str, str,
 LOCK_WAIT = 10.0  # seconds for another run to finish, and for writers to release their tables
 
 
-def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
-    """Copy the settings and connection limit of the database, which no dump contains. `_open` does the rest."""
+def carry_over(admin: psycopg.Connection, old: str, new: str, log: Callable[[str], object]) -> None:
+    """Copy the settings and connection limit of the database, which no dump contains. `_open` does the rest.
+
+    A setting that only a superuser or another role may make is left out, with a warning; its value may be a secret.
+    """
     target = sql.Identifier(new)
     settings = admin.execute(
         """SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
@@ -33,11 +36,17 @@ def carry_over(admin: psycopg.Connection, old: str, new: str) -> None:
     ).fetchall()
     for role, parameter, value in settings:
         whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), target) if role else _database(target)
-        admin.execute(
-            sql.SQL("ALTER {} SET {} = {}").format(
-                whose, sql.Identifier(*parameter.split(".")), _value(parameter, value)
+        try:
+            admin.execute(
+                sql.SQL("ALTER {} SET {} = {}").format(
+                    whose, sql.Identifier(*parameter.split(".")), _value(parameter, value)
+                )
             )
-        )
+        except psycopg.errors.InsufficientPrivilege:
+            log(
+                f"warning: setting {parameter} of {f'role {role} in ' if role else ''}the database is not carried over, because role "
+                f'"{admin.info.user}" may not set it: as a superuser, set it again; pg_db_role_setting has it of the kept database'
+            )
     row = admin.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", (old,)).fetchone()
     if row and row[0] != -1:
         admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(row[0])))

@@ -308,6 +308,17 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
         found.append(
             f"column {column} of {name} is generated and virtual: what is kept of deleted sessions is without it"
         )
+    if publications := one(
+        conn,
+        "SELECT string_agg(DISTINCT quote_ident(p.pubname), ', ') FROM pg_publication p JOIN pg_publication_tables t USING (pubname)"
+        " WHERE t.schemaname = %s AND t.tablename = ANY (%s) AND to_regclass('pgvigil.migrations') IS NULL",
+        schema,
+        list(APPLICATION_TABLES),
+    ):
+        found.append(
+            f"these publications send tables that get columns: {publications}; a subscriber without these columns and tables stops at the "
+            "first row: migrate it first (docs/replication.md: migrating a publisher)"
+        )
     return found
 
 
