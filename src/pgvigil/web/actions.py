@@ -50,9 +50,7 @@ def no_session() -> Problem:
     return Problem(404, "not-found", "There is no such session")
 
 
-MISSING: Final[dict[int | str, dict[str, Any]]] = {
-    404: {**problems.DOCUMENTED[401], "description": "There is no such session"}
-}
+MISSING: Final = problems.missing("session")
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": Done}, 409: {**problems.DOCUMENTED[401], "description": "Refused, with the reason"},
     **MISSING, 413: {**problems.DOCUMENTED[401], "description": "The body is too large"},
