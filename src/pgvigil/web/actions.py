@@ -34,9 +34,7 @@ class KillRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     mode: Literal["cancel", "terminate", "escalate"] = "terminate"
-    grace: Annotated[
-        float, Field(ge=0, le=10, allow_inf_nan=False, strict=False, description="Seconds to wait for its end")
-    ] = 5.0
+    grace: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, description="Seconds to wait for its end")] = 5.0
 
 
 class Done(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +76,21 @@ class Encoded:
 def fresh(request: Request, document: Any) -> Response:
     """Answer with state or aggregates: 304 if the client has the same already."""
     return Encoded.of(json.dumps(document, default=plain, ensure_ascii=False)).answer(request)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+    return number
+
+
+def parsed(body: bytes) -> Any:
+    """Read JSON. Raise ValueError for what is none: NaN, a number beyond all floats, or too deep."""
+    try:
+        return json.loads(body.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("too deep") from None
 
 
 async def bounded_body(request: Request, most: int) -> bytes:

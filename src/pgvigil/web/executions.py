@@ -6,19 +6,30 @@ More than 400 lines: the routes share the models of one row and the conditions o
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from psycopg.rows import dict_row
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from pgvigil.live import execution_queries as queries
 from pgvigil.live import records
 from pgvigil.web import problems, shortening
 from pgvigil.web.access import Principal
-from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
+from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, parsed, written
 from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.problems import Problem
 from pgvigil.web.shortening import IN_LISTS, TextLimit
@@ -126,6 +137,16 @@ _Small = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Document = dict[str, JsonValue]
 
 
+def _date_first(value: object) -> object:
+    """Refuse a number of seconds, also one in a string: AwareDatetime would take it."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-", value, re.ASCII):
+        raise PydanticCustomError("moment", "has to be a time with a zone, such as 2026-01-31T10:00:00Z")
+    return value
+
+
+_Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_date_first)]
+
+
 class NewExecution(BaseModel):
     """An execution to record. An execution_id that is stored already is not written again."""
 
@@ -137,15 +158,15 @@ class NewExecution(BaseModel):
     execution_id: _Name | None = None
     user_id: _Name | None = None
     conversation_id: _Name | None = None
-    execution_time: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=False)] | None = None
+    execution_time: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     total_rows: _Count | None = None
     returned_rows: _Count | None = None
     page: _Small | None = None
     page_size: _Small | None = None
     error_message: _Text | None = None
     error_type: Annotated[str, Field(max_length=100)] | None = None
-    started_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    completed_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    started_at: _Moment | None = None
+    completed_at: _Moment | None = None
     connection_params: _Document | None = None
     request_metadata: _Document | None = None
     response_metadata: _Document | None = None
@@ -423,10 +444,11 @@ def _global_engines(connection: Connection, days: int | None) -> dict[str, Any]:
 def _accept(recorder: "Recorder", body: bytes) -> Response:
     """Hand the items that can be stored to the recorder, and name the others with the reasons."""
     try:
-        document = json.loads(body, parse_constant=_not_a_number)
+        document = parsed(body)
         items = _BATCH.validate_python(document["executions"], strict=True)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise problems.bad_parameter("body", "executions", 'the body has to be {"executions": [...]}') from None
+    except (ValueError, KeyError, TypeError):
+        message = 'the body has to be {"executions": [...]}, in JSON with finite numbers'
+        raise problems.bad_parameter("body", "executions", message) from None
     if set(document) != {"executions"} or not 1 <= len(items) <= _MOST_ITEMS:
         raise problems.bad_parameter("body", "executions", f"has to be the only key, with 1 to {_MOST_ITEMS} items")
     made, ids, refused = [], [], []
@@ -454,7 +476,3 @@ def _accept(recorder: "Recorder", body: bytes) -> Response:
             "Send the same batch again later: an execution with an execution_id is written once.", headers={"Retry-After": "10"},
         )  # fmt: skip
     return as_json({"accepted": len(made), "execution_ids": ids, "refused": refused}, 202)
-
-
-def _not_a_number(_: str) -> float:
-    raise ValueError
