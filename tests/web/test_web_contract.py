@@ -21,7 +21,8 @@ from helpers.monitor_report import report
 from web.conftest import Serve
 
 pytestmark = pytest.mark.client_side
-EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "1"))
+EXAMPLES = int(os.environ.get("PGVIGIL_CONTRACT_EXAMPLES", "6"))  # of each operation and kind, at most
+LEAST = 300
 
 
 def _cursor(place: tuple[datetime, int]) -> str:
@@ -77,6 +78,7 @@ def test_each_answer_is_one_that_the_document_names(serve: Serve, executions: Da
 
         with suppress(Unsatisfiable):  # of a request without parameters there is no wrong one
             answers()
-    assert len(sent) > 10
+    executions.execute("DELETE FROM pgvigil.session_monitors")  # others share the database
+    assert len(sent) >= LEAST
     assert not [status for status in sent if status >= 500]
     print(f"{len(sent)} cases: {sorted((status, sent.count(status)) for status in set(sent))}")

@@ -152,7 +152,9 @@ def test_a_refused_kill_is_409_with_the_reason_and_recorded(serve: Serve, fresh:
     assert fresh.execute("SELECT ok, on_behalf_of FROM instrumentation.kill_attempts") == [(False, "web:the admin")]
 
 
-@pytest.mark.parametrize("body", [{"mode": "burn"}, {"grace": 11}, {"grace": -1}, {"more": 1}, []])
+@pytest.mark.parametrize(
+    "body", [{"mode": "burn"}, {"grace": 11}, {"grace": -1}, {"grace": True}, {"grace": "5"}, {"more": 1}, []]
+)
 def test_a_kill_that_is_not_understood_ends_nothing(serve: Serve, fresh: Database, body: Any) -> None:
     assert problem(serve(fresh.url).post(f"/api/v1/connections/{uuid4()}/kill", json=body)) == "bad-parameter"
 

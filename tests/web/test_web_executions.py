@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 from uuid import UUID
 
@@ -180,6 +181,7 @@ def test_days_are_1_to_365(admin: TestClient, path: str) -> None:
 # --- posting -----------------------------------------------------------------------------------------------------------
 
 POST = "/api/v1/executions"
+_ITEM = b'{"executions": [{"query": "", "database_type": "x", "connection_params": {"a": %b}}]}'
 
 
 def test_a_batch_is_recorded_and_what_cannot_be_is_named(serve: Serve, fresh: Database) -> None:
@@ -220,12 +222,29 @@ def test_a_batch_sent_again_is_stored_once_and_its_secrets_never(serve: Serve, f
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"executions": {}}', b'{"executions": []}', b'{"executions": [1], "x": 1}', b'{"executions": [NaN]}',
-             b'{"executions": [' + b"1," * 1000 + b"1]}", b"[" * 100_000, b"\xff"]
+             b'{"executions": [' + b"1," * 1000 + b"1]}", b"[" * 100_000, b"\xff", _ITEM % b"1e999", _ITEM % b"-1e999", _ITEM % b"Infinity", _ITEM % (b"9" * 5000), _ITEM % (b"[" * 9000 + b"]" * 9000)]
 )  # fmt: skip
 def test_a_body_that_is_no_batch_is_refused_whole(shared: Serve, executions: Database, body: bytes) -> None:
     client = shared(executions.url, records=True)
     answer = client.post(POST, content=body, headers={"content-type": "application/json"})
     assert problem(answer) == "bad-parameter"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("execution_time", True), ("execution_time", "5"), ("started_at", 5), ("started_at", "5"), ("completed_at", 1e30), ("total_rows", 2**63),
+     ("page", 2**31), ("page", 1.5), ("user_id", "a\x00"), ("query", "\ud800"), ("database_type", "\udc00"), ("started_at", "9999-12-31T23:59:59-23:59")],
+)  # fmt: skip
+def test_a_value_that_its_column_does_not_take_is_named(
+    shared: Serve, executions: Database, name: str, value: Any
+) -> None:
+    item = {"query": "", "database_type": "x", name: value}
+    answer = shared(executions.url, records=True).post(
+        POST, content=json.dumps({"executions": [item]}).encode(), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 0)
+    [error] = answer.json()["refused"][0]["errors"]
+    assert error["name"] in (name, "")
 
 
 def test_a_body_of_more_than_4_mib_is_not_read(shared: Serve, executions: Database) -> None:

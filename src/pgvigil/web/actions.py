@@ -34,9 +34,7 @@ class KillRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     mode: Literal["cancel", "terminate", "escalate"] = "terminate"
-    grace: Annotated[
-        float, Field(ge=0, le=10, allow_inf_nan=False, strict=False, description="Seconds to wait for its end")
-    ] = 5.0
+    grace: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, description="Seconds to wait for its end")] = 5.0
 
 
 class Done(BaseModel):
@@ -50,9 +48,7 @@ def no_session() -> Problem:
     return Problem(404, "not-found", "There is no such session")
 
 
-MISSING: Final[dict[int | str, dict[str, Any]]] = {
-    404: {**problems.DOCUMENTED[401], "description": "There is no such session"}
-}
+MISSING: Final = problems.missing("session")
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": Done}, 409: {**problems.DOCUMENTED[401], "description": "Refused, with the reason"},
     **MISSING, 413: {**problems.DOCUMENTED[401], "description": "The body is too large"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,16 +39,17 @@ _UNSEEN: Final = re.compile("[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\
 def written(json_text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with this JSON, from the server or from us: the same value, with harmful characters escaped."""
     headers = {"Cache-Control": "private, no-store"} | (headers or {})
-    return Response(_escaped(json_text), status, headers, "application/json")
+    return Response(escaped(json_text), status, headers, "application/json")
 
 
-def _escaped(json_text: str) -> bytes:
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text).encode()
+def escaped(json_text: str) -> bytes:
+    """Return JSON as it is sent: the same value, with harmful characters escaped."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text).encode(errors="backslashreplace")
 
 
 def as_json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with rows, which no cache keeps."""
-    return written(json.dumps(document, default=plain), status, headers)
+    return written(json.dumps(document, default=plain, ensure_ascii=False), status, headers)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Encoded:
 
     @classmethod
     def of(cls, json_text: str) -> Encoded:
-        body = _escaped(json_text)
+        body = escaped(json_text)
         return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
     def answer(self, request: Request) -> Response:
@@ -73,7 +75,22 @@ class Encoded:
 
 def fresh(request: Request, document: Any) -> Response:
     """Answer with state or aggregates: 304 if the client has the same already."""
-    return Encoded.of(json.dumps(document, default=plain)).answer(request)
+    return Encoded.of(json.dumps(document, default=plain, ensure_ascii=False)).answer(request)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+    return number
+
+
+def parsed(body: bytes) -> Any:
+    """Read JSON. Raise ValueError for what is none: NaN, a number beyond all floats, or too deep."""
+    try:
+        return json.loads(body.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("too deep") from None
 
 
 async def bounded_body(request: Request, most: int) -> bytes:

@@ -8,7 +8,6 @@ works. `dashboard/api/…` is the API again, because a Flask application may mou
 import gzip
 import hashlib
 import html
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pgvigil import __version__
 from pgvigil.web import problems, state
 from pgvigil.web.access import COOKIE_SECONDS, COOKIES, Access, Principal
-from pgvigil.web.answers import bounded_body
+from pgvigil.web.answers import bounded_body, parsed
 from pgvigil.web.problems import of_status
 
 BASE: Final = "/admin/session-monitoring/dashboard"
@@ -144,8 +143,9 @@ def router(app: FastAPI) -> APIRouter:
     @router.post(f"{BASE}/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         try:
-            token = json.loads(await bounded_body(request, 10_000))["token"]
-        except (ValueError, TypeError, KeyError):
+            token = parsed(await bounded_body(request, 10_000))["token"]
+            token.encode()  # not of half a character
+        except (ValueError, TypeError, KeyError, AttributeError):
             token = None
         if not isinstance(token, str) or not token:
             raise problems.bad_parameter("body", "token", "has to be a token")

@@ -6,21 +6,33 @@ More than 400 lines: the routes share the models of one row and the conditions o
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from psycopg.rows import dict_row
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from pgvigil.live import execution_queries as queries
 from pgvigil.live import records
-from pgvigil.web import problems
+from pgvigil.web import problems, shortening
 from pgvigil.web.access import Principal
-from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, written
+from pgvigil.web.answers import NO_NUL, as_json, bounded_body, fresh, parsed, written
 from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.problems import Problem
+from pgvigil.web.shortening import IN_LISTS, TextLimit
 from pgvigil.web.store import Connection, Store
 
 if TYPE_CHECKING:
@@ -29,13 +41,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_ITEMS: Final = 1000
 _LONGEST_BODY: Final = 4 << 20
-# Columns that only an admin sees: the text of queries and errors, and the application's own documents.
-_PRIVATE: Final = ("query", "error_message", "connection_params", "request_metadata", "response_metadata")
 _COLUMNS: Final = (
-    "id", "execution_id", "user_id", "conversation_id", "query", "database_type", "query_complexity", "status", "execution_time",
-    "total_rows", "returned_rows", "page", "page_size", "error_message", "error_type", "started_at", "completed_at",
-    "connection_params", "request_metadata", "response_metadata",
+    "id", "execution_id", "user_id", "conversation_id", "database_type", "query_complexity", "status", "execution_time", "total_rows",
+    "returned_rows", "page", "page_size", "error_type", "started_at", "completed_at",
 )  # fmt: skip
+# Columns that only an admin sees: the text of queries and errors, and the application's own documents.
+_TEXTS: Final = ("query", "error_message")
+_DOCUMENTS: Final = ("connection_params", "request_metadata", "response_metadata")
 
 Status = Literal["success", "failed", "timeout", "error"]
 _USER: Final[dict[str, Any]] = {"min_length": 1, "max_length": 100}
@@ -44,7 +56,11 @@ Days = Annotated[int, Query(ge=1, le=365, description="Times 24 hours, up to now
 
 
 class Execution(BaseModel):
-    """An execution. A viewer sees null for query, error_message and the three documents."""
+    """An execution. A viewer sees null for query, error_message and the three documents.
+
+    In a list, the columns in `shortened` are longer than text_limit: texts are cut there, documents are null. GET
+    /api/v1/executions/by-id/{id} has them whole.
+    """
 
     id: int
     execution_id: str
@@ -66,6 +82,7 @@ class Execution(BaseModel):
     connection_params: dict[str, Any] | None
     request_metadata: dict[str, Any] | None
     response_metadata: dict[str, Any] | None
+    shortened: list[str]
 
 
 class Executions(BaseModel):
@@ -120,6 +137,16 @@ _Small = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Document = dict[str, JsonValue]
 
 
+def _date_first(value: object) -> object:
+    """Refuse a number of seconds, also one in a string: AwareDatetime would take it."""
+    if not isinstance(value, str) or not re.match(r"\d{4}-", value, re.ASCII):
+        raise PydanticCustomError("moment", "has to be a time with a zone, such as 2026-01-31T10:00:00Z")
+    return value
+
+
+_Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_date_first)]
+
+
 class NewExecution(BaseModel):
     """An execution to record. An execution_id that is stored already is not written again."""
 
@@ -131,15 +158,15 @@ class NewExecution(BaseModel):
     execution_id: _Name | None = None
     user_id: _Name | None = None
     conversation_id: _Name | None = None
-    execution_time: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=False)] | None = None
+    execution_time: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     total_rows: _Count | None = None
     returned_rows: _Count | None = None
     page: _Small | None = None
     page_size: _Small | None = None
     error_message: _Text | None = None
     error_type: Annotated[str, Field(max_length=100)] | None = None
-    started_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    completed_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    started_at: _Moment | None = None
+    completed_at: _Moment | None = None
     connection_params: _Document | None = None
     request_metadata: _Document | None = None
     response_metadata: _Document | None = None
@@ -195,6 +222,7 @@ class _Page:
         until: Until = None,
         longer_than: Annotated[float | None, Query(allow_inf_nan=False, ge=0, description="Seconds")] = None,
         up_to: Annotated[float | None, Query(allow_inf_nan=False, ge=0, description="Seconds")] = None,
+        text_limit: TextLimit = IN_LISTS,
     ) -> None:
         if cursor is not None and offset:
             raise problems.bad_parameter(
@@ -207,7 +235,7 @@ class _Page:
             database_type,
             cursor,
         )
-        self.conversation_id = conversation_id
+        self.conversation_id, self.text_limit = conversation_id, text_limit
         self.longer_than, self.up_to = longer_than, up_to
         self.since, self.until = moment("from", since), moment("to", until)
 
@@ -220,8 +248,10 @@ def router(app: FastAPI) -> APIRouter:
     Admin = Annotated[Principal, Depends(admin)]
     router = APIRouter(prefix="/api/v1", tags=["executions"], responses=problems.DOCUMENTED)
 
-    def read(path: str, model: type[BaseModel], summary: str) -> Callable[[F], F]:
-        return router.get(path, response_model=None, responses={200: {"model": model}}, summary=summary)
+    def read(
+        path: str, model: type[BaseModel], summary: str, more: dict[int | str, dict[str, Any]] | None = None
+    ) -> Callable[[F], F]:
+        return router.get(path, response_model=None, responses={200: {"model": model}, **(more or {})}, summary=summary)
 
     @read("/executions", Executions, "Executions of all users, or of one")
     async def all_executions(
@@ -243,6 +273,14 @@ def router(app: FastAPI) -> APIRouter:
     ) -> Response:  # fmt: skip
         found = await store.shared(f"engines {days}", 1.0, lambda connection: _global_engines(connection, days))
         return fresh(request, found)
+
+    @read("/executions/by-id/{id}", Execution, "One execution, with whole texts", problems.missing("execution"))
+    async def one_execution(principal: Viewer, id: Annotated[int, Path(ge=1, le=2**63 - 1)]) -> Response:
+        query = f"SELECT {_columns(principal)} FROM {{}} WHERE id {queries.EQUALS} %s"
+        found = await store.ask(lambda connection: _in_json(store, connection, query, [id]))
+        if not found:
+            raise Problem(404, "not-found", "There is no such execution")
+        return written(found[0][2])
 
     @read("/executions/{user_id}", Executions, "Executions of a user")
     async def executions_of_user(
@@ -303,9 +341,20 @@ def _require_one_segment(request: Request) -> None:
         raise problems.bad_parameter("path", "user_id", "A user with a slash: GET /api/v1/executions?user_id=…")
 
 
+def _columns(principal: Principal, limit: int | None = None) -> str:
+    """Return the SQL of the columns: cut at the limit if there is one, and null where only an admin sees them."""
+    private = (*_TEXTS, *_DOCUMENTS)
+    if principal.role != "admin":
+        rest = ", ".join([*(f"NULL AS {name}" for name in private), shortening.NONE])
+    elif limit is None:
+        rest = ", ".join([*private, shortening.NONE])
+    else:
+        rest = shortening.columns(_TEXTS, _DOCUMENTS, limit)
+    return ", ".join([*_COLUMNS, rest])
+
+
 async def _page(store: Store, request: Request, principal: Principal, page: _Page, user_id: str | None) -> Response:
-    private = principal.role != "admin"
-    columns = ", ".join(f"NULL AS {name}" if private and name in _PRIVATE else name for name in _COLUMNS)
+    columns = _columns(principal, page.text_limit)
     try:
         query, values = queries.page(
             columns, user_id=user_id, status=page.status, database_type=page.database_type,
@@ -315,14 +364,7 @@ async def _page(store: Store, request: Request, principal: Principal, page: _Pag
     except ValueError:
         raise problems.bad_parameter("query", "cursor", "has to be the next_cursor of a page before") from None
 
-    def ask(connection: Connection) -> list[tuple[int, str, str]]:
-        # The server writes the JSON: that takes a seventh of the time.
-        statement = (
-            f"SELECT e.id, e.started_at::pg_catalog.text, pg_catalog.row_to_json(e)::pg_catalog.text FROM ({query}) e"
-        )
-        return connection.execute(statement.replace("{}", store.executions).encode(), values).fetchall()
-
-    found = await store.ask(ask)
+    found = await store.ask(lambda connection: _in_json(store, connection, query, values))
     shown = found[: page.limit]
     cursor = queries.encoded(shown[-1][1], shown[-1][0]) if len(found) > page.limit else None
     head = {"user_id": user_id, "count": len(shown), "limit": page.limit, "offset": page.offset, "next_cursor": cursor}
@@ -333,6 +375,13 @@ async def _page(store: Store, request: Request, principal: Principal, page: _Pag
         following = request.url.remove_query_params(["offset", "cursor"]).include_query_params(cursor=cursor)
         headers["Link"] = f'<?{following.query}>; rel="next"'
     return written(body, 200, headers)
+
+
+def _in_json(store: Store, connection: Connection, query: str, values: list[Any]) -> list[tuple[int, str, str]]:
+    """Return id, start and JSON of each row. The server writes the JSON: that takes a seventh of the time."""
+    place = store.executions
+    statement = f"SELECT e.id, e.started_at::pg_catalog.text, pg_catalog.row_to_json(e)::pg_catalog.text FROM ({query.replace('{}', place, 1)}) e"
+    return connection.execute(statement.encode(), values).fetchall()
 
 
 def _rows(store: Store, connection: Connection, query: str, values: list[Any]) -> list[dict[str, Any]]:
@@ -395,10 +444,11 @@ def _global_engines(connection: Connection, days: int | None) -> dict[str, Any]:
 def _accept(recorder: "Recorder", body: bytes) -> Response:
     """Hand the items that can be stored to the recorder, and name the others with the reasons."""
     try:
-        document = json.loads(body, parse_constant=_not_a_number)
+        document = parsed(body)
         items = _BATCH.validate_python(document["executions"], strict=True)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise problems.bad_parameter("body", "executions", 'the body has to be {"executions": [...]}') from None
+    except (ValueError, KeyError, TypeError):
+        message = 'the body has to be {"executions": [...]}, in JSON with finite numbers'
+        raise problems.bad_parameter("body", "executions", message) from None
     if set(document) != {"executions"} or not 1 <= len(items) <= _MOST_ITEMS:
         raise problems.bad_parameter("body", "executions", f"has to be the only key, with 1 to {_MOST_ITEMS} items")
     made, ids, refused = [], [], []
@@ -426,7 +476,3 @@ def _accept(recorder: "Recorder", body: bytes) -> Response:
             "Send the same batch again later: an execution with an execution_id is written once.", headers={"Retry-After": "10"},
         )  # fmt: skip
     return as_json({"accepted": len(made), "execution_ids": ids, "refused": refused}, 202)
-
-
-def _not_a_number(_: str) -> float:
-    raise ValueError

@@ -200,3 +200,8 @@ DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
         503: "The database is away, too slow, busy or not migrated",
     }.items()
 }
+
+
+def missing(what: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of 404."""
+    return {404: {**DOCUMENTED[401], "description": f"There is no such {what}"}}

@@ -9,7 +9,6 @@ answer before.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -17,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pgvigil.web.answers import plain
 from pgvigil.web.problems import Problem, too_slow
+from pgvigil.web.shortening import of_a_page
 from pgvigil.web.store import Connection, Store
 
 _CHEAP: Final = 0.02  # seconds; cheaper sections are read together
@@ -85,10 +84,8 @@ class Answer:
         """Return the section of a page in JSON."""
         text = self.texts.get(private)
         if text is None:
-            document: dict[str, Any] = {"data": masked(section, self.data, private=private)}
-            if self.expires - self.read_at > _SHOW_AGE:
-                document["at"] = self.at
-            text = self.texts[private] = json.dumps(document, default=plain)
+            head = {"at": self.at} if self.expires - self.read_at > _SHOW_AGE else None
+            text = self.texts[private] = of_a_page(masked(section, self.data, private=private), head)
         return text
 
 

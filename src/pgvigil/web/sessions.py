@@ -12,15 +12,18 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from pgvigil.live.execution_queries import as_the_server_reads_it
-from pgvigil.web import problems
+from pgvigil.web import problems, shortening
 from pgvigil.web.access import Principal
 from pgvigil.web.actions import MISSING, no_session
 from pgvigil.web.answers import NO_NUL, as_json, written
 from pgvigil.web.moments import Since, Until, moment
+from pgvigil.web.problems import Problem
+from pgvigil.web.shortening import IN_LISTS, IN_STATE, TextLimit
 from pgvigil.web.store import Connection, Store
 
 Text = Annotated[str | None, Query(min_length=1, max_length=255, pattern=NO_NUL)]
 Id = Annotated[UUID, Path()]
+Limit = Annotated[int, Query(ge=1, le=200)]
 
 
 class Session(BaseModel):
@@ -42,6 +45,7 @@ class Session(BaseModel):
     context_entries: int
     handoff_requests: int
     last_lifecycle_event: str | None
+    shortened: list[str]
 
 
 class Sessions(BaseModel):
@@ -54,7 +58,7 @@ class Sessions(BaseModel):
 
 
 class OneSession(Session):
-    """A session with its contents in numbers. A viewer sees null for metadata."""
+    """A session with its contents in numbers. A viewer sees null for metadata, and so does an admin if it is longer than text_limit."""
 
     total_tokens: int
     total_content_bytes: int
@@ -62,12 +66,16 @@ class OneSession(Session):
 
 
 class Event(BaseModel):
-    """An event of a session; event_data names the actor."""
+    """An event of a session; event_data names the actor.
+
+    In a list, event_data longer than text_limit holds only what pgvigil writes, and is named in `shortened`.
+    """
 
     id: UUID
     event_type: str
-    event_data: dict[str, Any]
+    event_data: Any
     created_at: str
+    shortened: list[str]
 
 
 class Timeline(BaseModel):
@@ -78,8 +86,21 @@ class Timeline(BaseModel):
     events: list[Event]
 
 
+class Entry(BaseModel):
+    """An entry of context. A viewer sees null for content."""
+
+    sequence_number: int
+    context_type: str
+    content_size_bytes: int | None
+    processing_time_ms: float | None
+    tokens_used: int | None
+    created_at: str | None
+    content: str | None
+    shortened: list[str]
+
+
 class Rows(BaseModel):
-    """The rows with their columns."""
+    """The rows with their columns. `shortened` of a row names the texts that were cut."""
 
     count: int
     rows: list[dict[str, Any]]
@@ -89,8 +110,11 @@ _PAGE: Final = """
     SELECT pg_catalog.row_to_json(v)::pg_catalog.text, i.last_activity_at::pg_catalog.text, i.id
     FROM (SELECT s.id, s.last_activity_at FROM {sessions} s WHERE {conditions}
           ORDER BY s.last_activity_at {way}, s.id {way} LIMIT %s) i
-    CROSS JOIN LATERAL (SELECT m.* FROM {view} m WHERE m.id OPERATOR(pg_catalog.=) i.id) v
+    CROSS JOIN LATERAL (SELECT {columns} FROM {view} m WHERE m.id OPERATOR(pg_catalog.=) i.id) v
     ORDER BY i.last_activity_at {way}, i.id {way}"""
+# Names are short, unless an application of one's own has made their columns wider.
+_NAMES: Final = ("session_key", "agent_from", "agent_to", "status", "retention_policy")
+_OTHERS: Final = tuple(name for name in Session.model_fields if name not in (*_NAMES, "shortened"))
 _OPEN: Final = "s.status OPERATOR(pg_catalog.=) ANY (pgvigil.open_statuses())"
 
 
@@ -163,6 +187,9 @@ def _dicts(connection: Connection, query: str, values: Any = ()) -> list[dict[st
 
 def _page(connection: Connection, store: Store, wanted: _Filter) -> tuple[list[str], str | None]:
     query = _PAGE.format(
+        columns=", ".join(
+            [*(f"m.{name}" for name in _OTHERS), shortening.columns([f"m.{name}" for name in _NAMES], (), IN_STATE)]
+        ),
         sessions=store.table("sessions"),
         view=store.table("session_monitoring_view"),
         conditions=" AND ".join(wanted.conditions) or "true",
@@ -176,10 +203,17 @@ def _page(connection: Connection, store: Store, wanted: _Filter) -> tuple[list[s
     ).decode() if more else None
 
 
-def _one(connection: Connection, store: Store, session: UUID, *, private: bool) -> str:
+def _one(connection: Connection, store: Store, session: UUID, limit: int | None, *, private: bool) -> str:
+    columns = ", ".join(f"v.{name}" for name in _OTHERS)
+    if limit is None:
+        names = ", ".join([*(f"v.{name}" for name in _NAMES), "s.metadata AS metadata", shortening.NONE])
+    else:
+        names = shortening.columns([f"v.{name}" for name in _NAMES], ["s.metadata"], limit)
+    if private:
+        names = names.replace("s.metadata", "NULL::pg_catalog.jsonb")
     row = connection.execute(
         f"""SELECT pg_catalog.row_to_json(o)::pg_catalog.text
-            FROM (SELECT v.*, c.total_tokens, c.total_content_bytes, {"NULL::pg_catalog.jsonb" if private else "s.metadata"} AS metadata
+            FROM (SELECT {columns}, {names}, c.total_tokens, c.total_content_bytes
                   FROM {store.table("session_monitoring_view")} v JOIN {store.table("sessions")} s ON s.id OPERATOR(pg_catalog.=) v.id
                   JOIN {store.table("session_content_view")} c ON c.session_id OPERATOR(pg_catalog.=) v.id
                   WHERE v.id OPERATOR(pg_catalog.=) %s) o""".encode(),
@@ -223,16 +257,29 @@ def _hidden(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_EVENT: Final = f"""
+    SELECT l.id, l.event_type, l.event_data, l.created_at, {shortening.NONE} FROM {{}} l
+    WHERE l.session_id OPERATOR(pg_catalog.=) %s AND l.id OPERATOR(pg_catalog.=) %s"""
+# A long document is read once, and of it only what pgvigil writes.
+_EVENTS: Final = f"""
+    SELECT l.id, l.event_type, CASE WHEN w.is_long THEN
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, d.data OPERATOR(pg_catalog.->) k.name), '{{{{}}}}')
+                FROM pg_catalog.unnest(%s::pg_catalog.text[]) k (name)
+                WHERE pg_catalog.length((d.data OPERATOR(pg_catalog.->) k.name)::pg_catalog.text) OPERATOR(pg_catalog.<=) 200)
+           ELSE d.data END AS event_data, l.created_at,
+           CASE WHEN w.is_long THEN ARRAY['event_data'] ELSE ARRAY[]::pg_catalog.text[] END AS shortened
+    FROM {{session_lifecycle}} l
+    CROSS JOIN LATERAL (SELECT l.event_data {shortening.PLAIN} AS data OFFSET 0) d
+    CROSS JOIN LATERAL (SELECT pg_catalog.pg_column_size(d.data) OPERATOR(pg_catalog.>) %s AS is_long OFFSET 0) w
+    WHERE l.session_id OPERATOR(pg_catalog.=) %s AND (%s::pg_catalog.uuid IS NULL OR l.id OPERATOR(pg_catalog.<) %s)
+    ORDER BY l.id DESC LIMIT %s"""
+
+
 def _timeline(
-    connection: Connection, store: Store, session: UUID, limit: int, before: UUID | None
+    connection: Connection, store: Store, session: UUID, limit: int, before: UUID | None, text_limit: int
 ) -> list[dict[str, Any]]:
-    found = _dicts(
-        connection,
-        f"""SELECT l.id, l.event_type, l.event_data, l.created_at FROM {store.table("session_lifecycle")} l
-            WHERE l.session_id OPERATOR(pg_catalog.=) %s AND (%s::pg_catalog.uuid IS NULL OR l.id OPERATOR(pg_catalog.<) %s)
-            ORDER BY l.id DESC LIMIT %s""",
-        (session, before, before, limit + 1),
-    )
+    query = _EVENTS.format(session_lifecycle=store.table("session_lifecycle"))
+    found = _dicts(connection, query, (sorted(_OF_EVENTS), text_limit, session, before, before, limit + 1))
     if not found and before is None:
         exists = connection.execute(
             f"SELECT FROM {store.table('sessions')} WHERE id OPERATOR(pg_catalog.=) %s".encode(), (session,)
@@ -267,38 +314,53 @@ def router(app: FastAPI) -> APIRouter:
         tags=["sessions"],
         summary="One session",
     )
-    async def session(principal: Viewer, id: Id) -> Response:
-        text = await store.ask(lambda connection: _one(connection, store, id, private=principal.role != "admin"))
-        return written(text)
+    async def session(
+        principal: Viewer, id: Id, text_limit: Annotated[TextLimit | None, Query(description="Default: none")] = None
+    ) -> Response:
+        private = principal.role != "admin"
+        return written(await store.ask(lambda connection: _one(connection, store, id, text_limit, private=private)))
 
     @router.get("/sessions/{id}/timeline", response_model=None, responses={200: {"model": Timeline}, **MISSING}, tags=["sessions"],
                 summary="What happened to a session")  # fmt: skip
     async def timeline(
         principal: Viewer, id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 100,
         before: Annotated[UUID | None, Query(description="next_before of the page before")] = None,
+        text_limit: TextLimit = IN_LISTS,
     ) -> Response:  # fmt: skip
-        found = await store.ask(lambda connection: _timeline(connection, store, id, limit, before))
+        found = await store.ask(lambda connection: _timeline(connection, store, id, limit, before, text_limit))
         shown = found[:limit] if principal.role == "admin" else [_hidden(one) for one in found[:limit]]
         return as_json(
             {"session_id": id, "next_before": shown[-1]["id"] if len(found) > limit else None, "events": shown}
         )
+
+    @router.get("/sessions/{id}/timeline/{event}", response_model=None, tags=["sessions"], summary="One event, whole",
+                responses={200: {"model": Event}, **problems.missing("event")})  # fmt: skip
+    async def one_event(principal: Viewer, id: Id, event: Annotated[UUID, Path()]) -> Response:
+        def question(connection: Connection) -> list[dict[str, Any]]:
+            return _dicts(connection, _EVENT.format(store.table("session_lifecycle")), (id, event))
+
+        found = await store.ask(question)
+        if not found:
+            raise Problem(404, "not-found", "There is no such event")
+        return as_json(found[0] if principal.role == "admin" else _hidden(found[0]))
 
     _contents(router, store, Viewer)
     return router
 
 
 # What a session holds, the latest first: enough to see what it was about. An admin sees text, a viewer sizes.
-_CONTEXT: Final = """
-    SELECT c.sequence_number, c.context_type, c.content_size_bytes, c.processing_time_ms, c.tokens_used, c.created_at,
-           CASE WHEN %s THEN pg_catalog."left"(c.content, 2000) END AS content
-    FROM {context_history} c WHERE c.session_id OPERATOR(pg_catalog.=) %s AND (%s::pg_catalog.int4 IS NULL OR c.sequence_number OPERATOR(pg_catalog.<) %s)
+_ENTRY: Final = """
+    SELECT c.sequence_number, c.context_type, c.content_size_bytes, c.processing_time_ms, c.tokens_used, c.created_at, {content}
+    FROM {context_history} c WHERE c.session_id OPERATOR(pg_catalog.=) %s"""
+_CONTEXT: Final = f"""{_ENTRY} AND (%s::pg_catalog.int4 IS NULL OR c.sequence_number OPERATOR(pg_catalog.<) %s)
     ORDER BY c.sequence_number DESC LIMIT 50"""
+_ONE_ENTRY: Final = f"{_ENTRY} AND c.sequence_number OPERATOR(pg_catalog.=) %s"
 _HANDOFFS: Final = """
     SELECT h.id, h.requesting_agent, h.target_agent, h.request_type, h.status, h.created_at, h.completed_at
-    FROM {handoff_requests} h WHERE h.session_id OPERATOR(pg_catalog.=) %s ORDER BY h.created_at DESC NULLS LAST, h.id LIMIT 200"""
+    FROM {handoff_requests} h WHERE h.session_id OPERATOR(pg_catalog.=) %s ORDER BY h.created_at DESC NULLS LAST, h.id LIMIT %s"""
 _CALLS: Final = """
     SELECT l.id, l.operation, l.duration_ms, l.success, l.created_at
-    FROM {performance_logs} l WHERE l.session_id OPERATOR(pg_catalog.=) %s ORDER BY l.id DESC LIMIT 200"""
+    FROM {performance_logs} l WHERE l.session_id OPERATOR(pg_catalog.=) %s ORDER BY l.id DESC LIMIT %s"""
 
 
 def _contents(router: APIRouter, store: Store, viewer: Any) -> None:
@@ -307,24 +369,42 @@ def _contents(router: APIRouter, store: Store, viewer: Any) -> None:
             f"/sessions/{{id}}/{path}", response_model=None, responses={200: {"model": Rows}}, tags=["sessions"], summary=summary
         )  # fmt: skip
 
-    async def answer(query: str, values: Any) -> Response:
+    async def ask(query: str, values: Any, content: str = "") -> list[dict[str, Any]]:
         def question(connection: Connection) -> list[dict[str, Any]]:
             names = ("context_history", "handoff_requests", "performance_logs")
-            return _dicts(connection, query.format(**{name: store.table(name) for name in names}), values)
+            tables = {name: store.table(name) for name in names}
+            return _dicts(connection, query.format(content=content, **tables), values)
 
-        found = await store.ask(question)
-        return as_json({"count": len(found), "rows": found})
+        return await store.ask(question)
+
+    def listed(found: list[dict[str, Any]]) -> Response:
+        return as_json({"count": len(found), "rows": [shortening.shortened(row, IN_LISTS) for row in found]})
+
+    def content(principal: Principal, limit: int | None = None) -> str:
+        if principal.role != "admin":
+            return f"NULL::pg_catalog.text AS content, {shortening.NONE}"
+        return shortening.columns(("c.content",), (), limit) if limit else f"c.content, {shortening.NONE}"
 
     @read("context", "Its last 50 entries of context, or those before one")  # type: ignore[untyped-decorator]
     async def context(
-        principal: viewer, id: Id, before: Annotated[int | None, Query(ge=-(2**31), le=2**31 - 1)] = None
+        principal: viewer, id: Id, before: Annotated[int | None, Query(ge=-(2**31), le=2**31 - 1)] = None, text_limit: TextLimit = IN_LISTS,
     ) -> Response:  # fmt: skip
-        return await answer(_CONTEXT, (principal.role == "admin", id, before, before))
+        return listed(await ask(_CONTEXT, (id, before, before), content(principal, text_limit)))
 
-    @read("handoffs", "Its last 200 hand-off requests")  # type: ignore[untyped-decorator]
-    async def handoffs(_: viewer, id: Id) -> Response:
-        return await answer(_HANDOFFS, (id,))
+    @router.get("/sessions/{id}/context/{sequence_number}", response_model=None, tags=["sessions"], summary="One entry of context, whole",
+                responses={200: {"model": Entry}, **problems.missing("entry")})  # fmt: skip
+    async def entry(
+        principal: viewer, id: Id, sequence_number: Annotated[int, Path(ge=-(2**31), le=2**31 - 1)]
+    ) -> Response:
+        found = await ask(_ONE_ENTRY, (id, sequence_number), content(principal))
+        if not found:
+            raise Problem(404, "not-found", "There is no such entry")
+        return as_json(found[0])
 
-    @read("operations", "Its last 200 operations")  # type: ignore[untyped-decorator]
-    async def operations(_: viewer, id: Id) -> Response:
-        return await answer(_CALLS, (id,))
+    @read("handoffs", "Its last hand-off requests")  # type: ignore[untyped-decorator]
+    async def handoffs(_: viewer, id: Id, limit: Limit = 200) -> Response:
+        return listed(await ask(_HANDOFFS, (id, limit)))
+
+    @read("operations", "Its last operations")  # type: ignore[untyped-decorator]
+    async def operations(_: viewer, id: Id, limit: Limit = 200) -> Response:
+        return listed(await ask(_CALLS, (id, limit)))

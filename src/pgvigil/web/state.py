@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,31 +16,67 @@ from psycopg.rows import dict_row
 from pgvigil.live import monitor_metrics
 from pgvigil.web import session_monitoring
 from pgvigil.web.access import Principal
-from pgvigil.web.answers import Encoded, plain
+from pgvigil.web.answers import Encoded
 from pgvigil.web.problems import Problem
 from pgvigil.web.sections import Answer, Section, Sections, masked
+from pgvigil.web.shortening import IN_LISTS, IN_STATE, most, of_a_page, shortened
 from pgvigil.web.store import Connection, Store
 
+Row = dict[str, Any]
 
-def _rows(query: str, *tables: str, before: bytes = b"") -> Callable[[Connection, Store], Any]:
+
+def _rows(
+    query: str, *tables: str, before: bytes = b"", then: Callable[[list[Row]], list[Row]] | None = None
+) -> Callable[[Connection, Store], Any]:
     def read(connection: Connection, store: Store) -> list[dict[str, Any]]:
-        text = query.format(**{table: store.table(table) for table in tables}) if tables else query
+        text = query.format(text=IN_STATE + 1, **{table: store.table(table) for table in tables})
         if before:
             connection.execute(before)
-        return connection.cursor(row_factory=dict_row).execute(text.encode()).fetchall()
+        found = connection.cursor(row_factory=dict_row).execute(text.encode()).fetchall()
+        return then(found) if then else [shortened(row) for row in found]
 
     return read
 
 
+def _with_whole_fixes(checks: list[Row]) -> list[Row]:
+    """Shorten the rows, but give no part of a command that fixes something: somebody may run it."""
+    long = [len(one["fix"] or "") > IN_LISTS for one in checks]
+    found = [shortened(one, IN_LISTS) for one in checks]
+    return [one | {"fix": None} if is_long else one for one, is_long in zip(found, long, strict=True)]
+
+
+def _with_few_statuses(rows: list[Row]) -> list[Row]:
+    """Count the sessions of all but the most frequent statuses together."""
+    [row] = rows
+    counted = sorted(row["by_status"].items(), key=lambda one: -one[1])
+    return [row | {"by_status": dict(counted[:_STATUSES]), "others": sum(n for _, n in counted[_STATUSES:])}]
+
+
+def _largest(column: str, names: int, size: Callable[[Any], float]) -> Callable[[list[Row]], list[Row]]:
+    """Return a function that keeps in each row of a time series the names that are the largest over all rows."""
+
+    def keep(rows: list[Row]) -> list[Row]:
+        sums: Counter[str] = Counter()
+        for row in rows:
+            sums.update({name: size(value) for name, value in (row[column] or {}).items()})
+        kept = {name for name, _ in sums.most_common(names)}
+        return [
+            row | {column: {name: value for name, value in (row[column] or {}).items() if name in kept}} for row in rows
+        ]
+
+    return keep
+
+
 _CONNECTIONS: Final = """
     SELECT s.session_id, s.username, s.application_name, s.peer, i.hostname, s.backend_pid, s.start_time, s.last_activity_at,
-           r.execution_start_time, r.sql_text
+           r.statement_id, r.execution_start_time, r.sql_text
     FROM instrumentation.sessions s JOIN instrumentation.instances i ON i.instance_id = s.instance_id
-    LEFT JOIN LATERAL (SELECT a.sql_text, a.execution_start_time FROM instrumentation.session_activity a
+    LEFT JOIN LATERAL (SELECT a.statement_id, pg_catalog."left"(a.sql_text, {text}) AS sql_text, a.execution_start_time FROM instrumentation.session_activity a
                        WHERE a.session_id = s.session_id AND a.statement_status = 'executing' ORDER BY a.statement_id DESC LIMIT 1) r ON true
-    WHERE s.status = 'active' ORDER BY s.session_id LIMIT 1000"""
+    WHERE s.status = 'active' ORDER BY r.execution_start_time NULLS LAST, s.session_id LIMIT 1000"""
 _LIVE_STATEMENTS: Final = """
-    SELECT a.statement_id, a.session_id, a.username, a.application_name, a.peer, a.execution_start_time, a.sql_text, a.query_id, a.source
+    SELECT a.statement_id, a.session_id, a.username, a.application_name, a.peer, a.execution_start_time,
+           pg_catalog."left"(a.sql_text, {text}) AS sql_text, a.query_id, a.source
     FROM instrumentation.session_activity a
     WHERE a.statement_status = 'executing' AND a.session_status = 'active' ORDER BY a.execution_start_time, a.statement_id LIMIT 1000"""
 _JOBS: Final = """
@@ -49,9 +86,9 @@ _JOBS: Final = """
 _CHECKS: Final = (
     "SELECT check_name, level, value, warning, critical, meaning, detail, fix FROM pgvigil.integrity_report(false)"
 )
-_OPERATIONS: Final = "SELECT * FROM {performance_monitoring_view} ORDER BY total_calls DESC, operation LIMIT 1000"
+_OPERATIONS: Final = "SELECT * FROM {performance_monitoring_view} ORDER BY total_calls DESC, operation LIMIT 10000"
 _SESSIONS_NOW: Final = """
-    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC LIMIT 1000) c) AS by_status,
+    SELECT (SELECT coalesce(json_object_agg(c.status, c.n), '{{}}') FROM (SELECT s.status, count(*) AS n FROM {sessions} s GROUP BY s.status ORDER BY 2 DESC) c) AS by_status,
            (SELECT count(*) FROM {sessions} WHERE is_dormant) AS dormant,
            (SELECT count(*) FROM {sessions} WHERE expires_at > now() AND expires_at <= now() + interval '1 hour'
             AND status = ANY (pgvigil.open_statuses())) AS expiring"""
@@ -86,17 +123,18 @@ _SERVER: Final = """
     SELECT current_database() AS database, current_setting('server_version') AS server_version,
            (SELECT max(m.revision) FROM pgvigil.migrations m) AS revision"""
 
+_STATUSES: Final = 30
 _ONE_PROCESS: Final = b"SET LOCAL max_parallel_workers_per_gather = 0"  # sooner is not worth the work of three
 
 SECTIONS: Final[dict[str, Section]] = {
     "connections": Section(_rows(_CONNECTIONS), longest=4.0, private=("sql_text",), mark="live"),
     "live_statements": Section(_rows(_LIVE_STATEMENTS), longest=4.0, private=("sql_text",), mark="live"),
     "jobs": Section(_rows(_JOBS), 4.0, 10.0, private=("last_error",)),
-    "health": Section(_rows(_CHECKS), 5.0, private=("detail", "fix"), share=10_000.0, follows=True),
+    "health": Section(_rows(_CHECKS, then=_with_whole_fixes), 5.0, private=("detail", "fix"), share=10_000.0, follows=True),
     "operations": Section(_rows(_OPERATIONS, "performance_monitoring_view"), 10.0),
-    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, follows=True, is_long=True),
-    "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations"), 60.0),
-    "trends": Section(_rows(_TRENDS, "analytics_aggregations"), 60.0),
+    "sessions_now": Section(_rows(_SESSIONS_NOW, "sessions", before=_ONE_PROCESS, then=_with_few_statuses), longest=900.0, share=3000.0, mark="sessions", unchanged=900.0, follows=True, is_long=True),
+    "sessions_created": Section(_rows(_SESSIONS_CREATED, "analytics_aggregations", then=_largest("by_status", 6, float)), 60.0),
+    "trends": Section(_rows(_TRENDS, "analytics_aggregations", then=_largest("operations", 5, lambda one: one["count"])), 60.0),
     "executions_hours": Section(_rows(_EXECUTIONS), 30.0),
     "executions_durations": Section(_rows(_DURATIONS), 30.0),
     "anomalies": Section(_rows(_ANOMALIES), 30.0),
@@ -117,6 +155,7 @@ async def rows(sections: Sections, name: str, principal: Principal) -> list[dict
 
 # --- what several sections say together ------------------------------------------------------------------------------
 
+_ALERTS_OF_ONE: Final = 20
 _ALERTS_OF: Final = ("health", "monitor", "anomalies")
 
 
@@ -144,6 +183,7 @@ def _alerts(checks: Any, monitor: Any, anomalies: Any, *, private: bool) -> list
             document.pop("details", None)
             found.append(document | {"application": application["application"]})
     found += [_anomaly(one) for one in anomalies]
+    found = [shortened(one, IN_LISTS) for one in found]
     return sorted(found, key=lambda one: (one["severity"] != "critical", one["type"], one["application"] or ""))
 
 
@@ -170,6 +210,25 @@ def applications(monitor: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     ]
 
 
+def shown(application: Row) -> Row:
+    """Return the application with the largest entries of what it counts by names, and few of its alerts."""
+    metrics = application["metrics"]
+    sessions, timed, pools = (metrics[f"{kind}_metrics"] for kind in ("session", "performance", "pool"))
+    found = {
+        **application,
+        "metrics": {
+            **metrics,
+            "session_metrics": {**sessions, "error_types": most(sessions["error_types"], float)},
+            "performance_metrics": {
+                **timed, "operations": most(timed["operations"], lambda one: one["count"])
+            },
+            "pool_metrics": {**pools, "pools": most(pools["pools"], lambda one: one["checkouts_total"])},
+        },
+        "alerts": [shortened(alert) for alert in application["alerts"][:_ALERTS_OF_ONE]],
+    }  # fmt: skip
+    return {**found, "shortened": [name for name in ("metrics", "alerts") if found[name] != application[name]]}
+
+
 # --- the pages -------------------------------------------------------------------------------------------------------
 
 PAGES: Final[dict[str, tuple[str, ...]]] = {
@@ -177,7 +236,7 @@ PAGES: Final[dict[str, tuple[str, ...]]] = {
     "sessions": ("sessions_now",),
     "session": (),
     "executions": ("executions_hours", "executions_durations", "engines"),
-    "operation": ("operations",),
+    "operation": (),
     "live": ("connections", "live_statements"),
     "application": ("applications", "workers"),
     "jobs": ("jobs", "health"),
@@ -236,6 +295,8 @@ class Pages:
         known = self._computed.get((name, private))
         if known is None or any(one is not other for one, other in zip(known[0], parts, strict=True)):
             data = [answer.data for answer in answers]
-            document = _alerts(*data, private=private) if name == "alerts" else applications(data[0])
-            known = self._computed[name, private] = parts, json.dumps({"data": document}, default=plain)
+            rows = (
+                _alerts(*data, private=private) if name == "alerts" else [shown(one) for one in applications(data[0])]
+            )
+            known = self._computed[name, private] = parts, of_a_page(rows)
         return known[1]

@@ -3,15 +3,18 @@
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 from datetime import timedelta
 from typing import Annotated, Any, Final
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from psycopg.rows import dict_row
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from pgvigil.web import problems, state
 from pgvigil.web.access import Principal
 from pgvigil.web.answers import NO_NUL, as_json, fresh
 from pgvigil.web.moments import Since, Until, moment
+from pgvigil.web.problems import Problem
 from pgvigil.web.sections import Sections
 from pgvigil.web.sessions import Rows
 from pgvigil.web.store import Connection, Store
@@ -23,7 +26,18 @@ _CALLS: Final = """
       AND l.id OPERATOR(pg_catalog.<) pgvigil.uuid_v7_floor(coalesce(%s, pg_catalog.now() OPERATOR(pg_catalog.+) '1 hour'::pg_catalog.interval))
       AND l.operation OPERATOR(pg_catalog.=) %s AND (NOT l.success OR NOT %s)
     ORDER BY l.id DESC LIMIT 100"""
+_OPERATIONS: Final = 1000
 _LONGEST: Final = timedelta(hours=24)
+
+
+class Statement(BaseModel):
+    """A statement. A viewer sees null for its text."""
+
+    statement_id: UUID
+    session_id: UUID
+    statement_status: str
+    execution_start_time: str
+    sql_text: str | None
 
 
 def router(app: FastAPI) -> APIRouter:
@@ -44,9 +58,31 @@ def router(app: FastAPI) -> APIRouter:
 
     section("/connections", "connections", "Connections that are active, and what they run")
     section("/statements", "live_statements", "Statements that are executing, the longest first")
-    section("/operations", "operations", "Operations of the last 24 hours")
     section("/jobs", "jobs", "Jobs, their last run and when they are due")
     section("/health", "health", "Checks of the database, the worst first")
+
+    @router.get("/statements/{id}", response_model=None, responses={200: {"model": Statement}, **problems.missing("statement")},
+                summary="One statement, whole")  # fmt: skip
+    async def statement(principal: Viewer, id: Annotated[UUID, Path()]) -> Response:
+        text = "a.sql_text" if principal.role == "admin" else "NULL::pg_catalog.text AS sql_text"
+        query = f"""SELECT a.statement_id, a.session_id, a.statement_status::pg_catalog.text, a.execution_start_time, {text}
+                    FROM instrumentation.session_activity a WHERE a.statement_id OPERATOR(pg_catalog.=) %s"""
+        found = await store.ask(
+            lambda connection: connection.cursor(row_factory=dict_row).execute(query.encode(), (id,)).fetchone()
+        )
+        if found is None:
+            raise Problem(404, "not-found", "There is no such statement")
+        return as_json(found)
+
+    @rows("/operations", "Operations of the last 24 hours, the 1000 called most often, or one")  # type: ignore[untyped-decorator]
+    async def operations(
+        request: Request,
+        principal: Viewer,
+        operation: Annotated[str | None, Query(min_length=1, max_length=100, pattern=NO_NUL)] = None,
+    ) -> Response:
+        found = await state.rows(sections, "operations", principal)
+        found = [one for one in found if operation in (None, one["operation"])][:_OPERATIONS]
+        return fresh(request, {"count": len(found), "rows": found})
 
     @rows("/operations/calls", "The last 100 calls of an operation within 24 hours, the last or those from a moment")  # type: ignore[untyped-decorator]
     async def calls(
@@ -81,7 +117,7 @@ def router(app: FastAPI) -> APIRouter:
 
     @rows("/application", "Monitored applications with a live worker: their numbers and alerts")  # type: ignore[untyped-decorator]
     async def application(request: Request, _: Viewer) -> Response:
-        found = state.applications((await sections.rows("monitor")).data)
+        found = [state.shown(one) for one in state.applications((await sections.rows("monitor")).data)]
         return fresh(request, {"count": len(found), "rows": found})
 
     @rows("/application/workers", "Worker processes of monitored applications")  # type: ignore[untyped-decorator]

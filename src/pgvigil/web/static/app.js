@@ -112,12 +112,12 @@ export let state = null;
 export const mayAct = () => state && state.principal.role === "admin" && !state.read_only;
 
 function navigation() {
-  const alerts = state?.sections.alerts.data || [];
+  const alerts = state?.sections.alerts.data || [], open = alerts.length && total("alerts");
   const critical = alerts.filter((one) => one.severity === "critical").length;
   document.getElementById("pages").replaceChildren(h("ul", {}, PAGES.map(([address, name, page]) => {
     const current = (page || address) === here || (here === "session" && address === "sessions");
     const number = address === "alerts" && alerts.length
-      ? h("span", { className: `pill ${critical ? "critical" : "warning"}` }, count(alerts.length), h("span", { className: "hidden" }, " open")) : null;
+      ? h("span", { className: `pill ${critical ? "critical" : "warning"}` }, count(open), h("span", { className: "hidden" }, " open")) : null;
     return h("li", {}, h("a", { href: address || "./", "aria-current": current && "page" }, name, number));
   })));
 }
@@ -206,6 +206,12 @@ export function start(...shown) {
   poll();
 }
 
+/** Lists of the state end at a thousand rows. */
+const atLeast = (n) => n < 1000 ? count(n) : `${count(n)} or more`;
+/** How many rows a section has, of which a page may show the first only. */
+export const total = (name) => state.sections[name].of || state.sections[name].data?.length;
+export const counted = (name) => atLeast(total(name));
+
 // --- cards ------------------------------------------------------------------------------------------------------------
 
 let ids = 0;
@@ -242,7 +248,7 @@ export class Card {
     if (!problem && sections.some((one) => one.pending)) { if (!this.shown) this.age.textContent = "It is being read"; return; }
     this.element.classList.toggle("stale", Boolean(problem));
     const dates = sections.map((one) => one.at).filter(Boolean).sort();
-    this.age.textContent = problem ? `${problem.title}. ${this.shown ? "The numbers are old." : ""}` : dates.length ? `as of ${clock(new Date(dates[0]))}` : "";
+    this.age.textContent = problem ? `${problem.title}. ${this.shown ? "The numbers are old." : ""}` : [dates.length && `as of ${clock(new Date(dates[0]))}`, ...sections.map((one) => one.of && `the first ${count(one.data.length)} of ${atLeast(one.of)}`)].filter(Boolean).join(", ");
     if (problem) return;
     const now = JSON.stringify([sections.map((one) => one.data), mayAct()]);
     if (now === this.shown) return;
@@ -370,6 +376,20 @@ export function offer(form, name, options) {
   if (chosen && !options.some(([value]) => value === chosen)) options = [...options, [chosen, chosen]];
   select.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
   select.value = chosen;
+}
+
+/** A text of a row in a list; if it was cut there, with a button that reads the whole of it. */
+export function lengthy(row, name, address, shown = (value) => typeof value === "string" ? value : JSON.stringify(value, null, 2)) {
+  const cut = row.shortened?.includes(name);
+  const text = h("pre", { tabindex: 0 }, row[name] === null ? "It is too long for a list." : `${shown(row[name])}${cut ? "…" : ""}`);
+  if (!cut) return text;
+  const button = h("button", { type: "button", className: "plain", "data-key": `whole ${name} ${address}`, onclick: async () => {
+    try { text.textContent = shown((await read(address))[name]); button.remove(); text.focus(); } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      say(error.message, "bad");
+    }
+  } }, "Show all of it");
+  return [text, button];
 }
 
 export const hideable = (text) => text === null || text === undefined ? h("span", { className: "muted" }, "shown to admins only") : text;

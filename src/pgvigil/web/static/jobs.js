@@ -20,7 +20,7 @@ const value = (n) => n === null ? "–" : Math.abs(n) < 10 ? fixed(n, 2) : count
 const checks = (rows) => table("Checks", [
   ["Check", (row) => h("b", {}, row.check_name.replaceAll("_", " "))], ["Level", (row) => badge(row.level)], ["Value", (row) => value(row.value), "n"], ["Warning from", (row) => value(row.warning), "n"], ["Critical from", (row) => value(row.critical), "n"],
   ["Meaning", (row) => [row.meaning, row.detail && h("div", { className: "muted" }, row.detail)], "wide"],
-  ...(rows.some((row) => row.fix) ? [["Fix", (row) => row.fix && [code(row.fix), " ", copyButton(row.fix, `the fix of ${row.check_name}`)], "wide"]] : []),
+  ...(rows.some((row) => row.fix || row.shortened.includes("fix")) ? [["Fix", (row) => row.fix ? [code(row.fix), " ", copyButton(row.fix, `the fix of ${row.check_name}`)] : row.shortened.includes("fix") && ["too long for this page: ", code("pgvigil health"), " prints it"], "wide"]] : []),
 ], rows, { key: (row) => `check-${row.check_name}` });
 
 start(new Card("Jobs", ["jobs"], jobs, { wide: true, note: "Run by pgvigil maintain; times are those of this browser" }), new Card("Checks", ["health"], checks, { wide: true, note: "pgvigil.integrity_report(), the worst first" }));

@@ -1,4 +1,4 @@
-import { Card, ago, code, confirmation, count, facts, h, hideable, mayAct, send, short, start, table, tile } from "./app.js";
+import { Card, ago, code, confirmation, counted, facts, h, hideable, mayAct, send, lengthy, short, start, table, tile } from "./app.js";
 
 const statement = (text, running) => running ? text === null ? hideable(null) : code(text.length > 200 ? `${text.slice(0, 200)}…` : text) : h("span", { className: "muted" }, "idle");
 
@@ -8,7 +8,7 @@ function end(one, cancel) {
     title: cancel ? "Cancel this statement?" : "End this connection?", verb: cancel ? "Cancel the statement" : "End it", repeat: one.session_id.slice(-4),
     choices: cancel ? null : [["escalate", "cancel its statement first, and end it if that does not help"], ["terminate", "end it at once: its transaction is rolled back"]],
     lines: [facts([["Who", who], ["Application", one.application_name], ["From", one.peer || one.hostname], ["Connected since", ago(one.start_time)], ["Server process", one.backend_pid === null ? "–" : String(one.backend_pid)],
-      ["Running for", one.execution_start_time ? ago(one.execution_start_time, "for") : "idle"]]), one.sql_text && h("pre", { tabindex: 0 }, one.sql_text), h("p", { className: "muted" }, "The attempt is recorded with your name, also if it is refused.")],
+      ["Running for", one.execution_start_time ? ago(one.execution_start_time, "for") : "idle"]]), one.sql_text && lengthy(one, "sql_text", `statements/${one.statement_id}`), h("p", { className: "muted" }, "The attempt is recorded with your name, also if it is refused.")],
     act: async (mode) => { const done = await send(`connections/${one.session_id}/kill`, { mode: cancel ? "cancel" : mode, grace: 2 }); return `${who}: ${done.reason}.`; },
   });
 }
@@ -28,6 +28,6 @@ const statements = (rows) => table("Statements that are executing", [
 ], rows, { empty: "No statement is executing." });
 
 start(
-  new Card("Now", ["connections", "live_statements"], (rows, running) => h("div", { className: "tiles" }, tile("connections", count(rows.length), "#connections"), tile("statements executing", count(running.length), "#statements")), { bare: true }),
+  new Card("Now", ["connections", "live_statements"], () => h("div", { className: "tiles" }, tile("connections", counted("connections"), "#connections"), tile("statements executing", counted("live_statements"), "#statements")), { bare: true }),
   h("div", { id: "statements" }, new Card("Statements that are executing", ["live_statements"], statements, { wide: true, note: "The longest first" }).element),
   h("div", { id: "connections" }, new Card("Connections", ["connections"], connections, { wide: true }).element));

@@ -1,4 +1,4 @@
-import { Card, count, fixed, h, link, percent, query, span, start, table, tile } from "./app.js";
+import { Card, count, fixed, h, link, percent, query, span, start, table, tile, total } from "./app.js";
 import { byHour, chart, executionsPerHour, hourOf, hours } from "./charts.js";
 import { alertList } from "./alert_list.js";
 
@@ -7,7 +7,7 @@ const COLORS = { active: "c1", pending: "c2", completed: "c3", expired: "c4", ar
 function tiles([now], alerts) {
   const first = (status) => status === "active" ? 2 : status === "pending" ? 1 : 0;
   const statuses = Object.entries(now.by_status).sort((a, b) => first(b[0]) - first(a[0]) || b[1] - a[1]);
-  const shown = statuses.slice(0, 4), rest = statuses.slice(4).reduce((sum, [, n]) => sum + n, 0);
+  const shown = statuses.slice(0, 4), rest = statuses.slice(4).reduce((sum, [, n]) => sum + n, now.others);
   const critical = alerts.filter((one) => one.severity === "critical").length;
   return h("div", { className: "tiles" },
     shown.map(([status, n]) => tile(`sessions ${status}`, count(n), query("sessions", { status }))),
@@ -15,7 +15,7 @@ function tiles([now], alerts) {
     shown.length ? null : tile("sessions", "0", "sessions"),
     tile("dormant", count(now.dormant), query("sessions", { dormant: true, order: "idle" })),
     tile("expire within an hour", count(now.expiring), query("sessions", { expires_hours: 1 })),
-    tile(critical ? `alerts, ${count(critical)} critical` : "alerts", count(alerts.length), "alerts", critical ? "critical" : alerts.length ? "warning" : "fine"));
+    tile(critical ? `alerts, ${count(critical)} critical` : "alerts", count(total("alerts")), "alerts", critical ? "critical" : alerts.length ? "warning" : "fine"));
 }
 
 function created(rows) {
@@ -77,7 +77,7 @@ function operations(rows) {
 start(
   new Card("Now", ["sessions_now", "alerts"], tiles, { bare: true }),
   h("div", { className: "grid" }, ...[
-    new Card("Alerts", ["alerts"], (rows) => alertList(rows.slice(0, 4), rows.length), { wide: true }),
+    new Card("Alerts", ["alerts"], (rows) => alertList(rows.slice(0, 4), total("alerts")), { wide: true }),
     new Card("Sessions created per hour, by their status now", ["sessions_created"], created, { note: "7 days" }),
     new Card("Query executions per hour", ["executions_hours"], executionsPerHour, { note: "72 hours" }),
     new Card("p95 of the five busiest operations", ["trends"], trend("p95 by operation", (one) => one.p95 / 1000, span), { note: "24 hours" }),

@@ -1,4 +1,4 @@
-import { Card, ago, badge, bytes, code, confirmation, count, facts, fill, h, hideable, link, mayAct, parameters, query, read, send, span, stamp, start, table } from "./app.js";
+import { Card, ago, badge, bytes, code, confirmation, count, facts, fill, h, hideable, lengthy, link, mayAct, parameters, query, read, send, span, stamp, start, table } from "./app.js";
 
 const id = parameters.get("id") || "";
 const one = `sessions/${encodeURIComponent(id)}`;
@@ -6,7 +6,7 @@ const about = h("div"), timeline = h("div"), context = h("div"), handoffs = h("d
 let session = null;
 
 async function head() {
-  session = await read(one);
+  session = await read(query(one, { text_limit: 2000 }));
   document.getElementById("title").textContent = session.session_key;
   document.getElementById("subtitle").replaceChildren(badge(session.status), " ", session.is_dormant ? badge("dormant") : "");
   return [facts([
@@ -14,7 +14,7 @@ async function head() {
     ["Created", ago(session.created_at)], ["Last activity", ago(session.last_activity_at)], ["Expires", ago(session.expires_at)], ["Archived", ago(session.archived_at)],
     ["Entries of context", link("#context", count(session.context_entries))], ["Tokens", count(session.total_tokens)], ["Size of context", bytes(session.total_content_bytes)],
     ["Hand-offs", link("#handoffs", count(session.handoff_requests))], ["Last event", link("#timeline", (session.last_lifecycle_event || "none").replaceAll("_", " "))],
-  ]), h("details", { "data-key": "metadata" }, h("summary", {}, "Metadata"), session.metadata === null ? h("p", {}, hideable(null)) : h("pre", { tabindex: 0 }, JSON.stringify(session.metadata, null, 2))), buttons()];
+  ]), h("details", { "data-key": "metadata" }, h("summary", {}, "Metadata"), session.metadata === null && !session.shortened.includes("metadata") ? h("p", {}, hideable(null)) : lengthy(session, "metadata", one)), buttons()];
 }
 
 function buttons() {
@@ -34,36 +34,42 @@ function details(event) {
 
 const events = [];
 async function trail(before) {
-  const found = await read(query(`${one}/timeline`, { limit: 50, before }));
+  const found = await read(query(`${one}/timeline`, { limit: 50, before, text_limit: 300 }));
   events.push(...found.events);
   return [h("ol", { className: "trail" }, events.map((event) => h("li", {}, h("span", { className: `dot ${event.event_type}` }), h("div", {},
     h("b", {}, event.event_type.replaceAll("_", " ")), " ", h("span", { className: "muted" }, event.event_data?.actor ? `by ${event.event_data.actor}` : ""),
-    h("div", { className: "muted" }, ago(event.created_at), ` · ${stamp(new Date(event.created_at))}`), h("div", {}, details(event)))))),
+    h("div", { className: "muted" }, ago(event.created_at), ` · ${stamp(new Date(event.created_at))}`), h("div", {}, event.shortened.includes("event_data") ? h("details", { "data-key": event.id }, h("summary", {}, details(event) || "Its data"), lengthy(event, "event_data", `${one}/timeline/${event.id}`)) : details(event)))))),
   events.length ? null : h("p", { className: "muted empty" }, "No event is recorded."),
   found.next_before && h("button", { type: "button", className: "plain", "data-key": "older", onclick: () => fill(timeline, () => trail(found.next_before)) }, "Older events")];
 }
 
 const entries = [];
 async function entry(before) {
-  const found = await read(query(`${one}/context`, { before }));
+  const found = await read(query(`${one}/context`, { before, text_limit: 300 }));
   entries.push(...found.rows);
   return [table("Entries of context", [
     ["No.", (row) => count(row.sequence_number), "n"], ["Type", (row) => row.context_type], ["Size", (row) => bytes(row.content_size_bytes), "n"], ["Tokens", (row) => count(row.tokens_used), "n"],
     ["Processing", (row) => row.processing_time_ms === null ? "–" : span(row.processing_time_ms / 1000), "n"], ["Created", (row) => ago(row.created_at)],
-    ["Content", (row) => row.content === null ? hideable(null) : h("details", { "data-key": `entry ${row.sequence_number}` }, h("summary", {}, "Show"), h("pre", { tabindex: 0 }, row.content)), "wide"],
+    ["Content", (row) => row.content === null ? hideable(null) : h("details", { "data-key": `entry ${row.sequence_number}` }, h("summary", {}, "Show"), lengthy(row, "content", `${one}/context/${row.sequence_number}`)), "wide"],
   ], entries, { empty: "This session holds no context." }),
   found.count === 50 && h("button", { type: "button", className: "plain", "data-key": "earlier", onclick: () => fill(context, () => entry(entries[entries.length - 1].sequence_number)) }, "Earlier entries")];
 }
 
-const handedOff = async () => table("Hand-off requests", [
+/** A list of the last fifty, which says that it is one. */
+async function last(path, draw) {
+  const found = await read(query(`${one}/${path}`, { limit: 50 }));
+  return [draw(found.rows), found.count === 50 && h("p", { className: "muted" }, "The last 50.")];
+}
+
+const handedOff = () => last("handoffs", (rows) => table("Hand-off requests", [
   ["From", (row) => row.requesting_agent], ["To", (row) => row.target_agent], ["Type", (row) => row.request_type.replaceAll("_", " ")], ["Status", (row) => badge(row.status)],
   ["Made", (row) => ago(row.created_at)], ["Completed", (row) => ago(row.completed_at)],
-], (await read(`${one}/handoffs`)).rows, { empty: "Nobody asked to hand this session off." });
+], rows, { empty: "Nobody asked to hand this session off." }));
 
-const operations = async () => table("Operations of this session", [
+const operations = () => last("operations", (rows) => table("Operations of this session", [
   ["Operation", (row) => link(query("operation", { name: row.operation }), row.operation), "wide"], ["Took", (row) => span(row.duration_ms / 1000), "n"],
   ["Outcome", (row) => badge(row.success ? "success" : "failed")], ["When", (row) => ago(row.created_at)],
-], (await read(`${one}/operations`)).rows, { empty: "No operation of this session is logged." });
+], rows, { empty: "No operation of this session is logged." }));
 
 function all() {
   events.length = entries.length = 0;
