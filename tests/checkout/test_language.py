@@ -1,4 +1,4 @@
-"""Pages and messages are in plain English: no word or turn of phrase that a reader has to guess the meaning of."""
+"""Check that pages, messages and comments are in plain English, without words whose meaning a reader has to guess."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TURNS = [(re.compile(turn, re.MULTILINE), instead) for turn, instead in AVOIDED.
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """Each paragraph, list item, heading and table cell by the number of its first line; code is left out."""
+    """Yield each paragraph, list item, heading and table cell with the number of its first line; leave out code."""
     text = re.sub(r"^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"(?<=\n\n)(?: {4}.*\n)+", lambda block: "\n" * block[0].count("\n"), text)
     text = re.sub(r"`[^`]+`", lambda code: "code" + "\n" * code[0].count("\n"), text)
@@ -69,7 +69,7 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def unclear(text: str) -> list[str]:
-    """Each turn to avoid, with its line, its surroundings and what to write instead."""
+    """Return each turn to avoid, with its line, its surroundings and the replacement."""
     return [
         f"line {number}: …{words[max(0, found.start() - 30) : found.end() + 30]}…: write {instead}"
         for number, words in prose(text)
@@ -84,7 +84,7 @@ def test_a_page_is_in_plain_english(page: str) -> None:
 
 
 def remarks(sql: str) -> Iterator[tuple[int, str]]:
-    """Each comment of a SQL file, and each text that COMMENT gives an object, by line."""
+    """Yield each comment of a SQL file, and each text of a COMMENT statement, with its line."""
     block: list[str] = []
     for number, line in enumerate([*sql.splitlines(), ""], 1):
         if own := re.match(r"\s*--\s?(.*)", line):
@@ -121,7 +121,7 @@ def test_a_turn_to_avoid_is_found_in_sql(sql: str) -> None:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Each text of an error, of the log and of the help, with its place."""
+    """Yield each text of an error, of the log and of the help, with its place."""
     for file in sorted(project.ROOT.glob("src/**/*.py")):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call):
@@ -147,7 +147,7 @@ def test_a_message_is_in_plain_english() -> None:
 
 
 def explanations(file: Path) -> Iterator[tuple[int, str]]:
-    """Each docstring and each comment of a file of Python, with its line."""
+    """Yield each docstring and each comment of a Python file, with its line."""
     text = file.read_text()
     for part in ast.walk(ast.parse(text)):
         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):

@@ -1,4 +1,6 @@
-"""Words of others reach a terminal or the log of a CI job as words: they steer neither, and forge no line of ours."""
+"""Test that text of others reaches a terminal or the log of a CI job as text: it controls neither, and fakes no line of
+ours.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Modelled:
 
 
 class Sessions(RuleBasedStateMachine):
-    """Sessions of one factory. What is written down here is what the documentation promises."""
+    """A state machine of the sessions of one factory. Its rules are the promises of the documentation."""
 
     @initialize()
     def start(self) -> None:

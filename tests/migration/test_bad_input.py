@@ -1,4 +1,4 @@
-"""What goes wrong has its own exit code, a clear message on stderr, and leaves the database as it was."""
+"""Test failures: each has its own exit code and a clear message on stderr, and leaves the database as it was."""
 
 from __future__ import annotations
 

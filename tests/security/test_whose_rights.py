@@ -527,7 +527,7 @@ def test_in_each_arrangement_all_of_it_can_be_reverted(arranged: Installation) -
 
 
 def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable[..., Installation]) -> None:
-    """Somebody in the role of an owner without login migrates, and everything is that owner's."""
+    """A member of an owner role without login migrates, and that owner owns everything."""
     at = installed(owner="x_nobody", user="x_owner")
     at.execute("GRANT x_nobody TO x_owner")
     try:

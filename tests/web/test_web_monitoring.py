@@ -24,7 +24,7 @@ BASE = "/admin/session-monitoring"
 
 @pytest.fixture(scope="module")
 def monitored(templates: Templates) -> Iterator[Database]:
-    """Two workers of one application, and an ended one of another."""
+    """A database with two workers of one application, and an ended one of another."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         report(new)
         report(new)
