@@ -398,7 +398,7 @@ def mortal() -> Iterator[Mortal]:
         yield Mortal(server)
 
 
-# --- what stands between an application and its server ------------------------------------------------------------------
+# --- between an application and its server ------------------------------------------------------------------
 
 
 class Proxy:
@@ -675,7 +675,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture(scope="session")
 def backend(shared: Database) -> Iterator[Callable[[], Connection]]:
-    """One connection to `shared` for all transactions that are rolled back: a new one reads the catalogs again, for 0.1
+    """A connection to `shared` for all transactions that are rolled back: a new one reads the catalogs again, for 0.1
     s.
     """
     connections_: list[Connection] = []

@@ -578,7 +578,7 @@ class World:
     # --- what schemas rarely have ------------------------------------------------------------------------------------
 
     def shadow_type(self) -> None:
-        """A type that is called as one of pg_catalog is: what is printed of it has to tell them apart."""
+        """Add a type with the name of one of pg_catalog: the output must distinguish them."""
         name = self.pick(("text", "integer", "timestamptz", "bool", "int4"))
         if self.q(name) in self._types:
             return

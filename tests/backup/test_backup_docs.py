@@ -1,4 +1,4 @@
-"""The recipe of docs/backup.md brings rows of the kept database over, word by word as it stands there."""
+"""Test that the recipe of docs/backup.md, word for word, copies rows of the kept database."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def test_no_row_is_lost_while_clients_write(existing: Database, restore_displace
     assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS + len(committed),)]
 
 
-# ── What is no backup ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Files that are not backups ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def cut(archive: Path) -> None:

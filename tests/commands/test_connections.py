@@ -737,7 +737,7 @@ def test_a_tenant_explains_what_he_sees(call: Run, owned: Database) -> None:
     assert "app.tenant" in done.stdout
 
 
-# ── What stands in the way of a migration is told before the backup ───────────────────────────────────────────────────
+# ── Obstacles to a migration are reported before the backup ───────────────────────────────────────────────────
 
 UNFIT = {
     "rule": ("CREATE RULE keep AS ON DELETE TO sessions DO INSTEAD NOTHING", "table public.sessions has the rule keep"),

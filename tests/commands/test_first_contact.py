@@ -376,7 +376,7 @@ def test_colour_is_for_terminals_unless_the_environment_says_otherwise(
     monkeypatch.setenv("TERM", "xterm")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with open(os.devnull, "w") as pipe:  # noqa: PTH123 - a stream that is no terminal
+    with open(os.devnull, "w") as pipe:  # noqa: PTH123 - a stream without a terminal
         assert (text.wants_colour(_Terminal()), text.wants_colour(pipe)) == (of_terminal, of_pipe)  # type: ignore[arg-type]
 
 

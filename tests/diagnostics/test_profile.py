@@ -1,4 +1,4 @@
-"""pgvigil profile and explain: what they tell is so, and nothing of what they run stays."""
+"""Test pgvigil profile and explain: their report is true, and nothing that they run leaves a trace."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class Sessions(RuleBasedStateMachine):
     def _ended(self, one: Modelled, outcome: str, *, always: bool = False) -> None:
         if one.has_transaction or always:
             self._count(outcome)
-        if one.has_begun:  # one event tells both, at the end
+        if one.has_begun:  # one event reports both, at the end
             self._count("begins")
         one.has_transaction = one.has_begun = False
         one.savepoints.clear()

@@ -1092,7 +1092,7 @@ def test_records_after_close_are_counted_as_dropped(fresh: Database, make: Make)
     assert (recorder.stats().written, recorder.stats().dropped) == (1, 1)
 
 
-# --- what it tells of itself -----------------------------------------------------------------------------------------
+# --- its own statistics ----------------------------------------------------------------------------------------------
 
 
 def test_its_counters_go_into_system_metrics(fresh: Database, make: Make) -> None:

@@ -1,4 +1,4 @@
-"""The spill's files: whatever is cut off or damaged, the rest is read, and what was lost is told."""
+"""Test the spill's files: if a part is cut off or damaged, the rest is read, and the loss is counted."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_directory_that_others_may_write_to_is_not_used(tmp_path: Path, mode: in
 
 
 def left(directory: Path) -> Path:
-    """The file of a process that is no more."""
+    """Return the file of a process that has ended."""
     dead = Spill(directory, "tag", 1 << 20)
     dead.append([(0, b"row\n")], None)
     dead.close()

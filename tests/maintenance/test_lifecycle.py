@@ -43,7 +43,7 @@ DUE = sorted({*JOBS, "archive_files"} - {"anomalies"})
 
 
 def put_session(database: Database, key: str, idle: str = "0", **columns: Any) -> None:
-    """A session last active `idle` ago; `since` in a value stands for now() - that interval."""
+    """Add a session last active `idle` ago; `since` in a value is replaced by now() - that interval."""
     values = {"session_key": key, "agent_from": "x", "expires_at": "infinity"} | columns
     names = sql.SQL(", ").join(map(sql.Identifier, values))
     places = sql.SQL(", ").join(map(sql.Placeholder, values))
@@ -149,7 +149,7 @@ def in_background(database: Database, job: str, go: threading.Event | None = Non
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        # Its lock tells the state, before its row is there for all to see.
+        # Its lock shows the state before its row is visible to others.
         begun = "SELECT 1 FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NULL"
         wait_until(lambda: state(database, job) == "running" and database.execute(begun, (job,)))
         yield thread
@@ -562,7 +562,7 @@ def test_partitions_of_an_hour_follow_those_of_a_day_and_days_follow_them(run: R
     for name, _, _ in made[2:]:
         fresh.execute(f"DROP TABLE {name}")
     cut(fresh, "day", 3)
-    # The day that has some of its hours gets the others, and is no partition of its own.
+    # The day that has some of its hours gets the others, and does not become a partition of its own.
     bounds = fresh.execute(BOUNDS)
     assert [str(width) for _, width, _ in bounds] == ["1 day, 0:00:00"] * 2 + ["1:00:00"] * 24 + ["1 day, 0:00:00"]
     assert all(start + width == following for (_, width, start), (_, _, following) in itertools.pairwise(bounds))
@@ -602,7 +602,7 @@ def test_rows_whose_ids_tell_no_time_are_taken_out_of_the_default_partition(fres
     )
     content = "SELECT operation, duration_ms, created_at FROM performance_logs ORDER BY duration_ms, operation"
     before = fresh.execute(content)
-    # A random id in 200,000 tells a time that has a partition.
+    # One random id in 200,000 encodes a time that has a partition.
     [(misplaced,)] = fresh.execute("SELECT count(*) FROM performance_logs_default")
     assert misplaced > 2400
     assert run_job(fresh, "partitions") == misplaced

@@ -53,7 +53,7 @@ def operate(sessions: list[uuid.UUID]) -> Writer:
 
 
 class Writers:
-    """Eight connections that write until they are told to stop, or have written enough."""
+    """A group of eight connections that write until `enough` is set or each has written enough."""
 
     def __init__(self, database: Database, write: Writer, seed: int) -> None:
         self.database, self.write, self.seed = database, write, seed

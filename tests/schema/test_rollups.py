@@ -23,7 +23,7 @@ RECOUNT = """SELECT operation, count(*), min(duration_ms), max(duration_ms), cou
                     round(avg(duration_ms), 3)
              FROM performance_logs WHERE created_at >= date_trunc('minute', now() - interval '24 hours') GROUP BY 1"""
 DIFFERENCE = f"({WINDOW} EXCEPT {RECOUNT}) UNION ALL ({RECOUNT} EXCEPT {WINDOW})"
-# What lies in the rollups, and the same recounted from the rows they are to hold.
+# The content of the rollups, and the same counted again from their rows.
 ROLLED = """SELECT time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram FROM pgvigil.performance_rollups WHERE bucket_width = 'hour'"""
 ROLLED_RECOUNT = """SELECT date_trunc('hour', created_at, 'UTC'), operation, count(*), count(*) FILTER (WHERE success), sum(duration_ms), min(duration_ms),
                            max(duration_ms), sum(pgvigil.histogram_unit(pgvigil.histogram_bin(duration_ms)))

@@ -66,7 +66,7 @@ def test_a_stranger_s_file_in_a_directory_above_is_not_read(tmp_path: Path) -> N
     (tmp_path / "mine").mkdir()
     assert config.find(tmp_path / "mine").file == file
     os.chown(file, 65534, 65534)
-    assert config.find(tmp_path).file == file  # who stands in the directory has chosen it
+    assert config.find(tmp_path).file == file  # a user who works in the directory has chosen it
     with pytest.raises(UsageError, match="belongs to another user"):
         config.find(tmp_path / "mine")
 

@@ -13,7 +13,7 @@ from security.planted import plant
 
 pytestmark = pytest.mark.in_full
 
-# What of ours stands on something of the application's schema that is no table: bound when it was made.
+# Our objects that depend on an object of the application's schema other than a table: bound when they were made.
 BOUND = """
     SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
     FROM pg_depend d

@@ -437,7 +437,7 @@ def test_what_a_migration_displaced_is_put_back_with_the_owner_s_rights(mined: I
 
 
 def test_the_web_application_asks_nothing_as_a_superuser_over_another_owner(mined: Installation) -> None:
-    """A transaction that only reads is no protection: COPY TO PROGRAM is allowed in one."""
+    """A read-only transaction does not protect: COPY TO PROGRAM is allowed in one."""
     mined.migrate()
     app = web.application(mined.url, authorize=lambda _: web.Principal("ann", "admin"))
     with TestClient(app, raise_server_exceptions=False) as client:

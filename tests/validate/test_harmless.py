@@ -1,4 +1,4 @@
-"""Test that harmless changes are no findings: maintenance, tuning, the application's own objects, other settings,
+"""Test that harmless changes are not reported: maintenance, tuning, the application's own objects, other settings,
 servers and roles.
 """
 

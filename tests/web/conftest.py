@@ -16,7 +16,7 @@ from pgvigil import web
 from pgvigil.live import Recorder
 
 MANY = "1000000/minute"
-PATIENT = 5.0  # seconds: a loaded machine is no server that is away
+PATIENT = 5.0  # seconds: a server on a loaded machine must not count as absent
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECRET = "hunter2-must-not-show"  # noqa: S105 - planted
 SCRIPT = "<script>alert(1)</script>"

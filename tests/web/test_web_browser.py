@@ -490,7 +490,7 @@ FEWER_ROWS = """
 
 
 def violations(tab: Any, rules: list[str] = RULES) -> list[str]:
-    tab.evaluate(FEWER_ROWS)  # again each time: a page may have drawn them anew
+    tab.evaluate(FEWER_ROWS)  # again each time: a page may have drawn them again
     found = tab.evaluate(f"axe.run({{runOnly: {rules}}})")["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 

@@ -1,4 +1,4 @@
-"""The session monitor over HTTP, and below Flask; what no worker has counted is never told as zeros."""
+"""Test the session monitor over HTTP, and below Flask; values that no worker has counted are never shown as zeros."""
 
 from __future__ import annotations
 
