@@ -6,7 +6,7 @@
 the speed of the job beside `COPY … TO STDOUT` of the same rows into psql, in turns; and p95 per operation from the files (compared with
 their SHA-256 first, as `pgvigil history` does) beside percentile_cont in PostgreSQL. Then archive and retention are killed with -9 at
 --kills moments of a smaller table, and ids are counted at the end. --spark N asks both engines the same of N random archives (0: leave out).
-Each speed is told by the clock and, for a machine with others, by CPU.
+Prints each speed by the clock, and by CPU for a machine that others use too.
 """
 
 from __future__ import annotations

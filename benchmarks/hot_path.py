@@ -11,7 +11,7 @@ does every kind of work, one right after the other, so that what else the machin
 
 Prints medians over the rounds, and ratios as the median of each round's ratio with the least and the greatest. Server CPU
 is what the backends used, pgbench itself not counted: it says more than transactions per second on a machine with others.
-Without --durable nobody waits for a disk, and the rates tell processors apart; with it they are what an application sees.
+Without --durable nobody waits for a disk, and the rates compare processors; with it they are those of an application.
 """
 
 from __future__ import annotations

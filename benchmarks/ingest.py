@@ -19,7 +19,7 @@ import psycopg
 from append_only import DESIGNS, ID_AT, cpu, make, parser, servers, table, timed, value, wal
 
 BATCH = 10_000
-# The id finds the partition and the place in it, recorded_at tells the truth.
+# The id finds the partition and the place in it; recorded_at is exact.
 SINCE = "id >= pgvigil.uuid_v7_floor(now() - interval '1 hour') AND recorded_at > now() - interval '1 hour'"
 COLUMNS = "(operation, duration_ms, success, session_id, metadata)"
 

@@ -9,8 +9,8 @@ Builds the existing install on a throw-away server, grows it to `--rows` session
 * 4 writers, while index builds wait for a snapshot that somebody holds for 4 s and for 30 s, find an INVALID index, and are
   killed (-9) with their build under way and run again.
 
-Prints the longest statement of the application in each case, in milliseconds, how the run ended, and whether it told who
-was in the way.
+Prints the longest statement of the application in each case, in milliseconds, how the run ended, and whether it named
+the session that held the lock.
 """
 
 from __future__ import annotations

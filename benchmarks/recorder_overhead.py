@@ -70,7 +70,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# One call of each kind, and the row that it stands for.
+# One call of each kind, and the row that it makes.
 Call = Callable[[Recorder, int], None]
 TRACKERS: dict[Recorder, ExecutionTracker] = {}
 CALLS: dict[str, tuple[Call, str, Callable[[int], tuple[Any, ...]]]] = {

@@ -111,7 +111,7 @@ _AUDIT_TRIGGER = (
     "CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION audit();"
 )
 # Both audits serve any table, and write the columns and keep the checks and indexes of the best known of their kind, which
-# are what people install: supa_audit 0.3 (rows as jsonb, under the primary key that the catalog tells) ...
+# are what people install: supa_audit 0.3 (rows as jsonb, under the primary key found in the catalog) ...
 JSONB_AUDIT = f"""{TABLE}{_AUDITED}
     CREATE TYPE audit_operation AS ENUM ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE');
     CREATE TABLE audit (

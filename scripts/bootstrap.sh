@@ -3,7 +3,7 @@
 # The packages are installed into .venv the first time and whenever requirements/<level>.txt has changed.
 # PGVIGIL_PYTHON names an interpreter that has them already; then nothing is installed.
 #
-# No module is ever looked for in the directory that the caller stands in, nor where the caller's PYTHON… variables point:
+# Modules are never loaded from the caller's working directory, nor from a place that the caller's PYTHON… variables name:
 # Python runs with -I while packages are installed, and with -P and a PYTHONPATH of the project alone afterwards.
 set -euo pipefail
 unset CDPATH PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONINSPECT PYTHONEXECUTABLE PYTHONPLATLIBDIR PYTHONPYCACHEPREFIX PYTHONBREAKPOINT
@@ -170,7 +170,7 @@ install() {
     for name in "${!PGVIGIL_ARGUMENT_@}"; do export "${name?}"; done
 }
 
-# In PYTHONPATH a colon ends a directory, and what follows would be looked for where the caller stands.
+# In PYTHONPATH a colon ends a directory, and the rest would be a path relative to the caller's working directory.
 [[ $project != *:* ]] || fail "$project has a colon in its path, which Python cannot look for modules in." "Move the checkout."
 level=$1
 shift

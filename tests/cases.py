@@ -1,4 +1,6 @@
-"""Cases written as SQL: tests/data/mutations.sql and tests/data/harmless.sql. Their heads say how to read them."""
+"""Read the cases that are written as SQL: tests/data/mutations.sql and tests/data/harmless.sql. Their heads describe
+the format.
+"""
 
 from __future__ import annotations
 

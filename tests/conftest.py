@@ -1,4 +1,6 @@
-"""All fixtures: PostgreSQL servers of several versions, databases in the states the product meets, and its scripts."""
+"""The fixtures of all tests: PostgreSQL servers of several versions, databases in all states that pgvigil meets, and
+its scripts.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def servers() -> dict[int, Path]:
-    """Each PostgreSQL on this machine by its major version; the embedded one wins, because it is what people run."""
+    """Return each PostgreSQL on this machine by its major version; the embedded one wins, because people run that one."""
     found = {int(bindir.parent.name): bindir for bindir in Path("/usr/lib/postgresql").glob("[0-9]*/bin")}
     if matrix := os.environ.get("PG_MATRIX_DIR"):
         for native in Path(matrix).glob("pg[0-9]*/native"):
@@ -175,7 +177,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
 
 @dataclass(frozen=True)
 class Database:
-    """One database of the server under test; dropped, whoever is still connected, when the test ends."""
+    """A database of the server under test; it is dropped when the test ends, even if clients are connected."""
 
     server: Server
     name: str
@@ -192,7 +194,7 @@ class Database:
         return psycopg.connect(self.url, autocommit=autocommit, **options)
 
     def execute(self, query: Any, params: Any = None) -> list[tuple[Any, ...]]:
-        """One statement on a connection of its own; its rows, if it returns any."""
+        """Run one statement on a connection of its own; return its rows, if it has any."""
         with self.connect() as connection:
             cursor = connection.execute(query, params)
             return cursor.fetchall() if cursor.description else []
@@ -204,7 +206,7 @@ def administer(server: Server, statement: str, *names: str) -> None:
 
 
 def copy_database(server: Server, template: str, name: str) -> None:
-    """By the files, which from PostgreSQL 15 on is not the default and several times as fast for databases of many small ones."""
+    """Copy the files of a database. From PostgreSQL 15 on this is not the default, but faster for many small databases."""
     strategy = "STRATEGY file_copy" if server.major >= 15 else ""
     administer(server, f"CREATE DATABASE {{}} TEMPLATE {{}} {strategy}", name, template)
 
@@ -220,7 +222,9 @@ def _new_database(server: Server, template: str = "template1") -> Iterator[Datab
 
 
 def pgtap_script() -> Path | None:
-    """pgTAP's own SQL, which needs no extension directory: $PGTAP_SQL, or what Debian's postgresql-NN-pgtap brings."""
+    """Return pgTAP's own SQL, which needs no extension directory: $PGTAP_SQL, or the file of Debian's
+    postgresql-NN-pgtap.
+    """
     if named := os.environ.get("PGTAP_SQL"):
         return Path(named)
     installed = Path("/usr/share/postgresql").glob("*/extension/pgtap--[0-9]*.sql")
@@ -266,7 +270,7 @@ class Templates:
         return name
 
     def _add_pgtap(self, database: Database) -> None:
-        """In a schema of its own, which the validator has to pass over like anything that is the application's."""
+        """Install pgTAP in a schema of its own, which the validator has to ignore like everything of the application."""
         if script := pgtap_script():
             with database.connect() as connection:
                 connection.execute("CREATE SCHEMA tap")
@@ -302,21 +306,21 @@ def existing(templates: Templates) -> Iterator[Database]:
 
 @pytest.fixture
 def broken(templates: Templates) -> Iterator[Database]:
-    """`existing`, on which an earlier, broken script has left some of our objects in other shapes."""
+    """A copy of `existing` on which an earlier, broken script left some of our objects in other shapes."""
     with _new_database(templates.server, templates.get("broken")) as new:
         yield new
 
 
 @pytest.fixture
 def adopted(templates: Templates) -> Iterator[Database]:
-    """`broken` after `pgvigil migrate`."""
+    """A copy of `broken` after `pgvigil migrate`."""
     with _new_database(templates.server, templates.get("adopted")) as new:
         yield new
 
 
 @pytest.fixture
 def migrated(templates: Templates) -> Iterator[Database]:
-    """`existing` after `pgvigil migrate`, and pgTAP in schema `tap`."""
+    """A copy of `existing` after `pgvigil migrate`, with pgTAP in schema `tap`."""
     with _new_database(templates.server, templates.get("migrated")) as new:
         yield new
 
@@ -330,7 +334,7 @@ def fresh(templates: Templates) -> Iterator[Database]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing of the tests stays in the cache of whoever runs them."""
+    """Keep files of the tests out of the cache of the person who runs them."""
     with pytest.MonkeyPatch.context() as patch:
         path = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(path))
@@ -339,7 +343,7 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def reference(templates: Templates) -> Snapshot:
-    """What the project's DDL makes on this server."""
+    """The snapshot of the objects that the project's DDL makes on this server."""
     target = connections.parse_url(Database(templates.server, templates.get("fresh")).url, "tests")
     with connections.connect(target, "tests") as conn:
         made, unchecked = Reference(
@@ -351,7 +355,7 @@ def reference(templates: Templates) -> Snapshot:
 
 @pytest.fixture(scope="session")
 def shared(templates: Templates) -> Iterator[Database]:
-    """`fresh`, but one for all tests: for those that change it in transactions only, and roll them back."""
+    """A copy of `fresh` for all tests that change it only in transactions, and roll them back."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         _call("validate", "--database-url", new.url)  # in a transaction no reference can be made: have one in the cache
         yield new
@@ -394,12 +398,12 @@ def mortal() -> Iterator[Mortal]:
         yield Mortal(server)
 
 
-# --- what stands between an application and its server ------------------------------------------------------------------
+# --- between an application and its server ------------------------------------------------------------------
 
 
 class Proxy:
-    """Between client and server. At the first COMMIT after a row was sent it cuts the connection: before the server hears of it, or
-    before the client hears back.
+    """A proxy between client and server. At the first COMMIT after a row was sent it cuts the connection: before the
+    server receives the COMMIT, or before the client receives the answer.
     """
 
     def __init__(self, port: int, *, commit_reaches_server: bool) -> None:
@@ -452,7 +456,7 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/s
 
 @dataclass(frozen=True)
 class Pooler:
-    """pgbouncer on a port of its own, in front of the server under test; whoever comes is the superuser there."""
+    """A pgbouncer on a port of its own, in front of the server under test; every client is the superuser there."""
 
     mode: str
     port: int
@@ -463,7 +467,7 @@ class Pooler:
 
 @contextlib.contextmanager
 def pgbouncer(server: Server, mode: str, *, size: int) -> Iterator[Pooler]:
-    """In that pool_mode, with at most `size` connections to a database of the server."""
+    """Run pgbouncer in that pool_mode, with at most `size` connections to a database of the server."""
     assert PGBOUNCER, "pgbouncer is missing: apt-get install pgbouncer"
     directory = Path(tempfile.mkdtemp(prefix="pgvigil-pgbouncer-", dir="/tmp"))
     directory.chmod(0o755)
@@ -523,7 +527,7 @@ def statement_pooler(pg: Server) -> Iterator[Pooler]:
 
 
 def skip_without_pgbouncer() -> None:
-    """In CI it has to be there."""
+    """Skip the test; in CI, where pgbouncer must be installed, fail it."""
     if not PGBOUNCER:
         refuse = pytest.fail if os.environ.get("REQUIRE_PGBOUNCER") else pytest.skip
         refuse("no pgbouncer here: apt-get install pgbouncer")
@@ -541,7 +545,7 @@ def spill(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(spill: Path) -> Iterator[Make]:
-    """Recorders that lose no time, closed in the end; after each test the counters of each add up."""
+    """Make recorders that lose no time, and close them; after each test the counters of each must add up."""
     made: list[Recorder] = []
 
     def make(url: str, **options: Any) -> Recorder:
@@ -565,7 +569,7 @@ def nobody(tmp_path: Path) -> str:
 
 
 def give(spill: Path, url: str) -> None:
-    """What was spilled for a database that was not there shall be for this one: files are named after theirs."""
+    """Rename the spill files of an absent database for this one: each is named after its database."""
     for path in spill.glob("*.spill"):
         path.rename(spill / "-".join([tag_of(connections.parse_url(url, "a test")), *path.name.split("-")[1:]]))
 
@@ -606,7 +610,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path, home: Path) -> Run:
-    """`run("scripts/run-migration.sh", …)` or `run("pgvigil", …)`: a real process that knows nothing of ours."""
+    """Run `run("scripts/run-migration.sh", …)` or `run("pgvigil", …)` as a real process, without the environment of the
+    tests.
+    """
     user_home = tmp_path / "user home"
     user_home.mkdir()
 
@@ -651,7 +657,7 @@ PROGRAMS = {
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Like `run`, but in this process: what a program does to a database, without a second of start-up each time."""
+    """Do the same as `run` in this process, without a second of start-up for each call."""
     for name in [name for name in os.environ if name.startswith("PG") and name.isupper() and name != "PG_MATRIX_DIR"]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("DATABASE_URL", raising=False)
@@ -669,7 +675,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture(scope="session")
 def backend(shared: Database) -> Iterator[Callable[[], Connection]]:
-    """One connection to `shared` for all transactions that are rolled back: a new one reads the catalogs anew, for 0.1 s."""
+    """A connection to `shared` for all transactions that are rolled back: a new one reads the catalogs again, for 0.1
+    s.
+    """
     connections_: list[Connection] = []
 
     def connected() -> Connection:
@@ -720,7 +728,9 @@ def project_copy(tmp_path: Path) -> Path:
 
 
 def add_migration(migrations: Path, sql: str, revert: str) -> str:
-    """One more, `NNN_later`, after the last one in that folder, which the spec knows as the newest; its name."""
+    """Add the migration `NNN_later` after the last one in that folder, declare it in the spec as the newest, and return
+    its name.
+    """
     last = max((migrations / "versions").glob("*.py"))
     name = f"{int(last.stem[:3]) + 1:03}_later"
     (migrations / f"{name}.sql").write_text(sql)

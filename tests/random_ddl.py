@@ -185,7 +185,7 @@ class World:
     # --- routines ----------------------------------------------------------------------------------------------------
 
     def function(self) -> None:
-        """Two of the same name that differ in their arguments."""
+        """Add two functions of the same name that differ in their arguments."""
         name = self.name()
         said = self.pick(TEXTS)
         attributes = "".join(
@@ -578,7 +578,7 @@ class World:
     # --- what schemas rarely have ------------------------------------------------------------------------------------
 
     def shadow_type(self) -> None:
-        """A type that is called as one of pg_catalog is: what is printed of it has to tell them apart."""
+        """Add a type with the name of one of pg_catalog: the output must distinguish them."""
         name = self.pick(("text", "integer", "timestamptz", "bool", "int4"))
         if self.q(name) in self._types:
             return
@@ -672,7 +672,7 @@ class World:
         self.defect(f"ALTER TABLE {self.q(name)} RESET (toast.autovacuum_enabled)", name)
 
     def elsewhere(self) -> None:
-        """What lies in a schema that is not covered, and is referred to from the one that is."""
+        """Add objects in a schema that is not covered, and refer to them from the one that is."""
         other, table, function, view = "else where", self.name(), self.name(), self.name()
         self.add(f"CREATE SCHEMA IF NOT EXISTS {ident(other)}")
         self.add(f"CREATE TYPE {ident(other)}.{ident(table)} AS ENUM ('a')")
@@ -695,7 +695,7 @@ class World:
         self.defect(f"ALTER TABLE {self.q(table)} ALTER b DROP DEFAULT", f"{table}.b")
 
     def temporal(self) -> None:
-        """PostgreSQL 18: keys over a time, named NOT NULL."""
+        """Add the new features of PostgreSQL 18: keys over a time, named NOT NULL."""
         if self.major < 18:
             return
         name, key = self.name(), self.name()
@@ -949,7 +949,9 @@ class World:
         self.defect(f"DROP FUNCTION {self.q(reader)}", reader)
 
     def paired_operators(self) -> None:
-        """Two that negate each other, of which only the first says so; and an aggregate that says more than it has."""
+        """Add two operators that negate each other, declared by the first one only, and an aggregate with more
+        declarations than functions.
+        """
         name = self.name()
         schema = ident(self.schema)
         one, other = (f"<{sign}{self._count:b}>".replace("0", "~").replace("1", "^") for sign in "@#")

@@ -1,4 +1,4 @@
-"""pgTAP without a TAP harness: run a script over a connection and read the TAP that its SELECTs return."""
+"""Run pgTAP without a TAP harness: run a script over a connection, and read the TAP that its SELECTs return."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Assertion:
 
 @dataclass
 class Tap:
-    """What a script reported; `problems` are failures of the script as a whole (a wrong plan, an SQL error)."""
+    """The report of a script; `problems` are failures of the script as a whole (a wrong plan, an SQL error)."""
 
     planned: int | None = None
     skip_all: str = ""

@@ -68,7 +68,7 @@ def detached() -> dict[str, int]:
 
 @app.get("/leak")
 def leak() -> dict[str, int]:
-    """Nobody closes the session."""
+    """Leave a session open."""
     return {"orders": len(Session().scalars(select(Order)).all())}
 
 

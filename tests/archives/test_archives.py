@@ -1,4 +1,4 @@
-"""Nothing is dropped before it is kept, nothing that is kept is lost, and nothing that is damaged is read."""
+"""Test archives: rows are archived before they are dropped, none is lost, and a damaged archive is not read."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_trails_and_statements_are_archived_too(fresh: Database, tmp_path: Path)
 
 
 def test_any_text_comes_back_as_it_was(fresh: Database, tmp_path: Path) -> None:
-    """Whatever ends a line, a field or a quotation somewhere, alone and together, at the beginning and at the end."""
+    """The texts hold everything that ends a line, a field or a quotation anywhere, alone and together, at both ends."""
     chance = random.Random(7)  # noqa: S311 - no secret
     alphabet = [
         "\r",
@@ -233,7 +233,7 @@ def test_more_than_one_part(fresh: Database, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def in_binary(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Each table is read in binary, in ranges of two pages. Lists the rows of the ranges that were read."""
+    """Read each table in binary, in ranges of two pages. The list gets the number of rows of each range."""
     pytest.importorskip("adbc_driver_postgresql")
     monkeypatch.setattr(binary, "FROM_BYTES", 1)
     monkeypatch.setattr(binary, "RANGE_BYTES", 16384)
@@ -249,7 +249,9 @@ def in_binary(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _all_types(database: Database) -> None:
-    """Rows of performance_logs with columns of others too: each type, as far as it goes, NULL, and what is nearly NULL."""
+    """Add rows of performance_logs with further columns: each type with its extreme values, NULL, and values close to
+    NULL.
+    """
     old_logs(database, rows=5)
     database.execute(
         """CREATE DOMAIN public.odd AS text CHECK (VALUE <> 'x');
@@ -364,7 +366,9 @@ def test_times_that_the_driver_would_change_come_as_text(fresh: Database, tmp_pa
 def test_ranges_are_read_in_one_snapshot(
     fresh: Database, tmp_path: Path, in_binary: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that come while the ranges are read, into pages of all of them and behind the last one, are of the next archive."""
+    """Rows that arrive while the ranges are read, into pages of each and behind the last one, belong to the next
+    archive.
+    """
     partition = old_logs(fresh, rows=900)
     fresh.execute("DELETE FROM performance_logs WHERE (metadata ->> 'n')::integer % 9 = 0")
     fresh.execute("VACUUM performance_logs")

@@ -140,7 +140,7 @@ def test_archives_without_a_summary_are_read_as_they_are(
 
 
 def test_the_engine_draws_no_progress_into_the_answer() -> None:
-    """It would after two seconds, on standard output, where a json or csv goes."""
+    """The engine would draw it after two seconds, on standard output, where json and csv are written."""
     assert duck().execute("SELECT current_setting('enable_progress_bar')").fetchone() == (False,)
 
 
@@ -380,7 +380,7 @@ def random_archive(place: Path, chance: random.Random) -> Path:
 
 
 def compare_engines(place: Path, first: engines.Ask, second: engines.Ask, seed: int) -> None:
-    """Both are asked the same of the same random files."""
+    """Ask both engines the same questions about the same random files."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     files = [random_archive(place, chance) for _ in range(chance.randrange(1, 4))]
     whole = files[0].with_suffix(".summary")

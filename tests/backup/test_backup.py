@@ -1,4 +1,4 @@
-"""A backup is proved before anything relies on it; what cannot be proved is no backup, and leaves nothing behind."""
+"""Test that a backup is verified before it is used, and that one that cannot be verified leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_digest_tells_one_changed_value_and_no_order(existing: Database) -> 
     [
         ('truncate -s $(($(stat -c %s "$archive") * 6 / 10)) "$archive"', "read", "cannot be read back"),
         (r'printf "\377" | dd of="$archive" bs=1 seek=1000000 conv=notrunc status=none', "read", "cannot be read back"),
-        # A whole archive, but of another moment or of another database: only a restore tells.
+        # A whole archive, but of another moment or of another database: only a restore detects it.
         ('psql="$(dirname "$0")/psql"; "$psql" -qX "$BK_URL" -c "$BK_SQL"; "$BK_DUMP" -Fc -f "$archive" "$BK_URL"',
          "restore", rf"public\.sessions has {EXISTING_SESSIONS - 1:,} rows instead of {EXISTING_SESSIONS:,}"),
         ('"$BK_DUMP" -Fc --schema-only -f "$archive" "$BK_URL"', "restore", "has 0 rows instead of"),
@@ -286,7 +286,7 @@ BLANK = Backup(
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """A backup so many days old, as far as the directory tells."""
+    """Add a backup whose name and manifest say that it is so many days old."""
 
     def put(name: str, days: float, **values: object) -> Path:
         archive = tmp_path / f"{name}.dump"

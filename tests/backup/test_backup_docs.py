@@ -1,4 +1,4 @@
-"""The recipe of docs/backup.md brings rows of the kept database over, word by word as it stands there."""
+"""Test that the recipe of docs/backup.md, word for word, copies rows of the kept database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPE = re.search(r"```sh\n(kept=.*?)```", (PROJECT / "docs/backup.md").read_te
 
 
 def bring(kept: Database, live: Database, table: str, key: str) -> None:
-    """Runs the recipe; only the names in its first line are others."""
+    """Run the recipe with other names in its first line."""
     assert RECIPE
     first, rest = RECIPE[1].split("\n", 1)
     assert first.startswith("kept=")

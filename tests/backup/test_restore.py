@@ -135,7 +135,7 @@ def test_owner_rights_and_settings_are_carried_over(existing: Database, restore_
 
 
 def test_sessions_are_ended_and_can_come_back(existing: Database, restore_displaced: Restore) -> None:
-    """Clients that reconnect at once, again and again, do not keep the database from being swapped."""
+    """Clients that reconnect again and again do not prevent the swap of the database."""
     stop, ended = threading.Event(), [0]
 
     def insist() -> None:
@@ -175,7 +175,7 @@ def test_a_missing_public_schema_stays_missing(existing: Database, target: Targe
 def test_a_migration_is_undone_by_the_backup_it_took(
     existing: Database, target: Target, tmp_path: Path, proof: str
 ) -> None:
-    """What the migration itself wrote is nothing to be lost: it needs no --overwrite-newer."""
+    """Rows of the migration itself are not a loss: no --overwrite-newer is needed."""
     before, rows = schema(existing), existing.execute(APPLICATION_ROWS)
     with databases.connect(target, "test") as conn:
         made = create.take(conn, target, tmp_path / "first", None, Reporter(), proof=proof)  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_a_migration_is_undone_by_the_backup_it_took(
 
 
 def test_a_migrated_database_is_proved_and_comes_back(migrated: Database, tmp_path: Path) -> None:
-    """Partitions, triggers and CHECKs that are spelt another way after a dump."""
+    """A dump spells partitions, triggers and CHECKs in another way."""
     target = databases.parse_url(migrated.tcp_url, "--database-url")
     with databases.connect(target, "test") as conn:
         made = create.take(conn, target, tmp_path / "backups", "015", Reporter(), proof="restore")
@@ -244,7 +244,7 @@ def test_what_is_written_while_the_restore_runs_is_found_before_the_swap(
 
 
 def test_no_row_is_lost_while_clients_write(existing: Database, restore_displaced: Restore) -> None:
-    """Writers that come between the last look and the swap: each row they were told is committed is there afterwards."""
+    """Each row whose commit was confirmed between the last check and the swap is there afterwards."""
     committed: list[str] = []
     go, stop = threading.Event(), threading.Event()
 
@@ -284,7 +284,7 @@ def test_no_row_is_lost_while_clients_write(existing: Database, restore_displace
     assert existing.execute("SELECT count(*) FROM sessions") == [(EXISTING_SESSIONS + len(committed),)]
 
 
-# ── What is no backup ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Files that are not backups ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def cut(archive: Path) -> None:

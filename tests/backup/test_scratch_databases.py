@@ -180,7 +180,7 @@ def test_a_stranger_never_enters_the_reference(
 
 
 def test_what_the_archive_says_of_schema_public_is_what_a_copy_has(roles: Roles, database: Database, call: Run) -> None:
-    """On 14 PUBLIC may create there, which is taken away while a copy is made."""
+    """The right of PUBLIC to create there on 14 is revoked while a copy is made."""
     database.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(roles.stranger)))
     rights = "SELECT acl::text FROM pg_namespace, unnest(nspacl) acl WHERE nspname = 'public' ORDER BY 1"
     before = database.execute(rights)
@@ -215,7 +215,7 @@ def test_a_signal_that_comes_with_the_answer_leaves_no_database_behind(
 
 
 def leftover(roles: Roles, role: str = "postgres") -> Scratch:
-    """What a run that is gone has left."""
+    """Return the leftover of a run that has ended."""
     with databases.connect(roles.target(role), "test") as conn:
         made = scratch_databases.make(conn, random_name())
         pid = conn.info.backend_pid
@@ -337,7 +337,7 @@ def test_validate_drops_nothing_that_merely_has_a_name_like_ours(
 
 @pytest.fixture
 def plain(existing: Database, roles: Roles) -> Database:
-    """`existing`, which belongs to the plain owner with all that is in it."""
+    """A copy of `existing` that belongs to the plain owner, with everything in it."""
     roles.administer("ALTER DATABASE {} OWNER TO {}", existing.name, roles.owner)
     existing.execute(
         sql.SQL(

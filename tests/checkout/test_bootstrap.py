@@ -1,4 +1,6 @@
-"""scripts/bootstrap.sh: finds or makes .venv. Interpreter, pip, apt-get and id are fakes that take notes."""
+"""Test scripts/bootstrap.sh, which finds or makes .venv. Interpreter, pip, apt-get and id are fakes that record their
+calls.
+"""
 
 from __future__ import annotations
 
@@ -198,7 +200,7 @@ def test_a_venv_without_pip_that_a_person_made_gets_one_and_is_kept(bootstrap: B
 def test_nothing_of_the_callers_directory_or_variables_is_run(
     run: Run, fake: Path, project_copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Of the fakes: none runs with -I elsewhere than in /, and the caller's PYTHONPATH reaches none of them."""
+    """No fake runs with -I outside /, and the caller's PYTHONPATH reaches none of them."""
     theirs = {"PYTHONPATH": f":{tmp_path}", "PYTHONSTARTUP": str(tmp_path / "x.py"), "CDPATH": f"{tmp_path}:."}
     done = run(project_copy / "scripts" / "bootstrap.sh", "run", "program", cwd=tmp_path, env=environment | theirs)
 
@@ -209,7 +211,7 @@ def test_nothing_of_the_callers_directory_or_variables_is_run(
 def test_a_first_run_imports_nothing_from_the_directory_it_stands_in(
     run: Run, project_copy: Path, tmp_path: Path
 ) -> None:
-    """With the real interpreter, as far as a run gets without the network."""
+    """Run the real interpreter as far as it gets without the network."""
     evil = tmp_path / "evil"
     evil.mkdir()
     for module in ("ensurepip", "venv", "pip", "site", "sitecustomize", "usercustomize", "runpy", "psycopg", "pgvigil"):

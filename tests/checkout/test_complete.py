@@ -1,4 +1,4 @@
-"""Whoever adds a command, a check, a job, an event type, a format or an exit code hears what else belongs to it."""
+"""Check that each command, check, job, event type, format and exit code has its docs, its spec row and its test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the pages show is run, or at least read as its reader would: commands, SQL, Python, settings."""
+"""Run everything that the pages show, or at least read it as its reader would: commands, SQL, Python, settings."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ def test_each_command_of_a_page_is_one_that_can_be_typed(page: Path, capsys: pyt
 
 @pytest.mark.parametrize("block", [block for block in of("sql") if block.page != "queries.md"], ids=str)
 def test_sql_of_a_page_runs(migrated: Database, block: Block) -> None:
-    """In a transaction that is rolled back. Those of queries.md have parameters and a test of their own, test_queries.py."""
+    """Run it in a transaction that is rolled back. SQL of queries.md has parameters, and a test of its own,
+    test_queries.py.
+    """
     code = re.sub(r"^(?:--[^\n]*\n|\s)+", "", block.code)
     of_other_tables = block.code.startswith("-- pgvigil: allow")  # a migration of somebody's, with a mark for lint
     if of_other_tables or any(code.startswith(first) for first in ELSEWHERE):
@@ -320,7 +322,7 @@ def test_autogenerate_still_sees_what_is_the_application_s(models: MetaData, mig
 
 
 def test_env_py_of_the_page_generates_an_empty_migration(migrated: Database, tmp_path: Path) -> None:
-    """As an application does it: the env.py of with-other-migrations.md, and models of the application's tables."""
+    """Run the env.py of with-other-migrations.md with models of the application's tables, as an application does."""
     [code] = [block.code for block in of("python") if block.page == "with-other-migrations.md"]
     url = migrated.url.replace("postgresql://", "postgresql+psycopg://")
     alembic_command.init(Config(str(tmp_path / "alembic.ini"), stdout=io.StringIO()), str(tmp_path / "migrations"))

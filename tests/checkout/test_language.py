@@ -1,11 +1,10 @@
-"""Pages and messages are in plain English: no word or turn of phrase that a reader has to guess the meaning of."""
+"""Check that pages, messages and comments are in plain English, without words whose meaning a reader has to guess."""
 
 from __future__ import annotations
 
 import ast
-import io
+import functools
 import re
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +47,7 @@ TURNS = [(re.compile(turn, re.MULTILINE), instead) for turn, instead in AVOIDED.
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """Each paragraph, list item, heading and table cell by the number of its first line; code is left out."""
+    """Yield each paragraph, list item, heading and table cell with the number of its first line; leave out code."""
     text = re.sub(r"^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"(?<=\n\n)(?: {4}.*\n)+", lambda block: "\n" * block[0].count("\n"), text)
     text = re.sub(r"`[^`]+`", lambda code: "code" + "\n" * code[0].count("\n"), text)
@@ -69,7 +68,7 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def unclear(text: str) -> list[str]:
-    """Each turn to avoid, with its line, its surroundings and what to write instead."""
+    """Return each turn to avoid, with its line, its surroundings and the replacement."""
     return [
         f"line {number}: …{words[max(0, found.start() - 30) : found.end() + 30]}…: write {instead}"
         for number, words in prose(text)
@@ -84,7 +83,7 @@ def test_a_page_is_in_plain_english(page: str) -> None:
 
 
 def remarks(sql: str) -> Iterator[tuple[int, str]]:
-    """Each comment of a SQL file, and each text that COMMENT gives an object, by line."""
+    """Yield each comment of a SQL file, and each text of a COMMENT statement, with its line."""
     block: list[str] = []
     for number, line in enumerate([*sql.splitlines(), ""], 1):
         if own := re.match(r"\s*--\s?(.*)", line):
@@ -120,10 +119,32 @@ def test_a_turn_to_avoid_is_found_in_sql(sql: str) -> None:
     assert [words for _, words in remarks(sql) if any(pattern.search(words) for pattern, _ in TURNS)] != []
 
 
+@functools.cache
+def nodes(file: Path) -> list[ast.AST]:
+    """Return all parts of a Python file; it is parsed once for all tests."""
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+PART = re.compile(
+    r'^[ \t]*(?:async def|def|class) (\w+)|(?:\A(?:#[^\n]*\n)*|:(?:  #[^\n]*)?\n)[ \t]*r?"""(.*?)"""',
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def docstrings(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield each docstring of a Python file with its line and its definition, "" for the module. To parse takes longer."""
+    text, name, at, line = file.read_text(), "", 0, 1
+    for part in PART.finditer(text):
+        line, at = line + text.count("\n", at, part.start()), part.start()
+        name = part[1] or name
+        if part[2]:
+            yield line, name, " ".join(part[2].split())
+
+
 def messages() -> Iterator[tuple[str, str]]:
-    """Each text of an error, of the log and of the help, with its place."""
+    """Yield each text of an error, of the log and of the help, with its place."""
     for file in sorted(project.ROOT.glob("src/**/*.py")):
-        for call in ast.walk(ast.parse(file.read_text())):
+        for call in nodes(file):
             if isinstance(call, ast.Call):
                 name = getattr(call.func, "id", getattr(call.func, "attr", ""))
                 if name.endswith("Error") or name in ("log", "print", "say", "add_argument", "add_action"):
@@ -146,38 +167,77 @@ def test_a_message_is_in_plain_english() -> None:
     assert turns == []
 
 
-def explanations(file: Path) -> Iterator[tuple[int, str]]:
-    """Each docstring and each comment of a file of Python, with its line."""
-    text = file.read_text()
-    for part in ast.walk(ast.parse(text)):
-        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-            words = ast.get_docstring(part) or ""
-            yield getattr(part, "lineno", 1), re.sub(r"`[^`]+`", "code", " ".join(words.split()))
+COMMENT = {
+    ".py": re.compile(r"^[ \t]*#[ !:]?(.*)|[ \t]{2}#[ ](.*)$", re.MULTILINE),
+    ".sh": re.compile(r"^[ \t]*#[ ]?(.*)|[ \t]#[ ](.*)$", re.MULTILINE),
+    ".yaml": re.compile(r"^[ \t]*#[ ]?(.*)|[ \t]#[ ](.*)$", re.MULTILINE),
+    ".sql": re.compile(r"^[ \t]*--[- ]?(.*)|[ \t]--[ ](.*)$", re.MULTILINE),
+    ".js": re.compile(r"^[ \t]*(?://|/?\*\*?)[ ]?(.*)|[ \t]//[ ](.*)$", re.MULTILINE),
+}
+COMMENT |= {".css": COMMENT[".js"], ".yml": COMMENT[".yaml"], ".toml": COMMENT[".yaml"], "": COMMENT[".sh"]}
+
+
+def comments(text: str, suffix: str) -> Iterator[tuple[int, str]]:
+    """Yield the comments of a file, those of following lines as one, with their line."""
     run: list[str] = []
-    last = 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            if run and token.start[0] != last + 1:
-                yield last, " ".join(run)
-                run = []
-            run.append(token.string.lstrip("# "))
-            last = token.start[0]
-    yield last, " ".join(run)
+    at = line = last = first = 0
+    for found in COMMENT[suffix].finditer(text):
+        line, at = line + text.count("\n", at, found.start()), found.start()
+        if run and line != last + 1:
+            yield first, " ".join(run)
+            run = []
+        first = first if run else line + 1
+        run.append((found[1] if found[1] is not None else found[2]).strip())
+        last = line
+    yield first, " ".join(run)
+
+
+def explanations(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield each docstring and each comment of a file, with its line."""
+    text = file.read_text()
+    for line, _, words in docstrings(file) if file.suffix == ".py" else ():
+        yield line, re.sub(r"`[^`]+`", "code", words)
+    yield from comments(text, file.suffix)
 
 
 # A comment may be the title of what comes below it ("What a diagram holds"). All else holds for comments as well.
 IN_CODE = [(turn, instead) for turn, instead in TURNS if instead != "a noun as the subject"]
+FOLDERS = ("src", "tests", "scripts", "benchmarks", "examples", ".ci", "requirements")
+WRITTEN = [
+    file
+    for folder in FOLDERS
+    for file in sorted((project.ROOT / folder).rglob("*"))
+    if file.suffix in COMMENT and file.is_file() and not {"node_modules", "__pycache__"} & set(file.parts)
+    if file not in (Path(__file__), project.ROOT / "scripts/init-enhanced-db.sql")
+]
 
 
 def test_an_explanation_in_the_code_is_in_plain_english() -> None:
     found = [
         f"{file.relative_to(project.ROOT)}:{line}: …{words[max(0, turn.start() - 30) : turn.end() + 30]}…: write {instead}"
-        for file in sorted(project.ROOT.glob("src/**/*.py"))
+        for file in WRITTEN
         for line, words in explanations(file)
         for pattern, instead in IN_CODE
         for turn in pattern.finditer(words)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".py", "x = 1  # it is told"),
+        (".py", "# It is\n# told."),
+        (".sh", "#!/bin/bash\n\n# It is told."),
+        (".yaml", "a: 1\n# It is told."),
+        (".sql", "SELECT 1;\n--- it is told"),
+        (".js", "/** It is told. */"),
+        (".css", "/* It is\n * told. */"),
+        ("", "run  # It is told."),
+    ],
+)
+def test_a_turn_to_avoid_is_found_in_a_comment(suffix: str, text: str) -> None:
+    assert [words for _, words in comments(text, suffix) if any(turn.search(words) for turn, _ in IN_CODE)] != []
 
 
 # Second words for a thing that has a name: in names of Python and of SQL.
@@ -201,10 +261,9 @@ def names_of(file: Path) -> set[str]:
     """The names that a file of Python or SQL gives or uses."""
     if file.suffix == ".sql":
         return set(re.findall(r"[a-z_]+", re.sub(r"--.*|'[^']*'", "", file.read_text())))
-    nodes = list(ast.walk(ast.parse(file.read_text())))
     return {
         name
-        for node in nodes
+        for node in nodes(file)
         for name in (getattr(node, key, None) for key in ("id", "name", "arg", "attr"))
         if isinstance(name, str)
     } | {file.stem}
@@ -240,17 +299,25 @@ def begins_well(docstring: str, *, module: bool = False) -> bool:
     return re.fullmatch(r"[A-Z][a-z]*", first) is not None and not NO_VERB.fullmatch(first)
 
 
+# Below the name of a test, which is a sentence, the docstring is another sentence: it gives the reason. Its subject may be anything.
+SUBJECT = re.compile(r"Another|Any|Each|Every|In|No|On|PostgreSQL|SQLAlchemy|EXPLAIN|[A-Z][a-z]+s")
+NO_SUBJECT = re.compile(r"As|Its|Said|Theirs|Ours|Whose|Does|Has|Is|Was")
+
+
+def is_sentence(docstring: str) -> bool:
+    """Return True for "Rows of the default partition stay.", False for "As an application would."."""
+    first = docstring.split()[0].rstrip(",.:;")
+    return begins_well(docstring) or (SUBJECT.fullmatch(first) is not None and not NO_SUBJECT.fullmatch(first))
+
+
 def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
     found = [
-        f"{file.relative_to(project.ROOT)}:{getattr(part, 'lineno', 1)}: {text.splitlines()[0]}"
-        for file in [
-            file
-            for folder in ("src", "benchmarks", "tests/helpers")
-            for file in sorted((project.ROOT / folder).rglob("*.py"))
-        ]
-        for part in ast.walk(ast.parse(file.read_text()))
-        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
-        if (text := ast.get_docstring(part)) and not begins_well(text, module=isinstance(part, ast.Module))
+        f"{file.relative_to(project.ROOT)}:{line}: {words}"
+        for file in WRITTEN
+        if file.suffix == ".py" and file.parent.name != "versions"  # there it is the title of a migration
+        for line, name, words in docstrings(file)
+        if not begins_well(words, module=not name)
+        if not ((name or file.stem).startswith("test_") and is_sentence(words))
     ]
     assert found == []
 

@@ -27,7 +27,7 @@ OLDER = "0.0.9"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """Not in pytest's directory, which the account of the embedded server cannot enter."""
+    """A directory outside pytest's own, which the account of the embedded server cannot enter."""
     with tempfile.TemporaryDirectory(prefix="pgvigil-package-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -100,7 +100,9 @@ Installed = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def installed(environment: Path, place: Path) -> Iterator[Installed]:
-    """Calls the installed command by its name, from a directory outside the checkout, with an embedded server of its own."""
+    """Call the installed command by its name, from a directory outside the checkout, with an embedded server of its
+    own.
+    """
     user, outside = place / "user", place / "outside"
     for directory in (user, outside):
         directory.mkdir()
@@ -129,7 +131,7 @@ def installed(environment: Path, place: Path) -> Iterator[Installed]:
 
 @pytest.fixture(scope="module")
 def built(installed: Installed) -> subprocess.CompletedProcess[str]:
-    """`pgvigil setup` on the embedded server."""
+    """The result of `pgvigil setup` on the embedded server."""
     done = installed("setup")
     assert done.returncode == 0, done.stderr
     return done
@@ -208,7 +210,7 @@ def test_files_of_the_package_are_not_written(installed: Installed, call: tuple[
 
 
 def test_a_command_is_named_by_its_path_where_its_name_leads_elsewhere(installed: Installed, environment: Path) -> None:
-    """So that it can be pasted, and so that systemd and cron, whose PATH is another one, find it."""
+    """The printed command can be pasted, and systemd and cron, which have another PATH, find it."""
     program = environment / "bin" / "pgvigil"
     url = "postgresql://u@127.0.0.1:1/x"
     assert f"\n  {program} help" in installed("help", path="/usr/bin:/bin").stdout.replace("\n\n", "\n  ")

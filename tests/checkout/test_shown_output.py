@@ -56,7 +56,7 @@ def blocks(page: str) -> list[str]:
 
 
 def shown(page: str, command: str) -> list[str]:
-    """What a page shows below a command, or in its first block that has no command."""
+    """Return the output that a page shows below a command, or its first block without a command."""
     if not command:
         return next(block.splitlines() for block in blocks(page) if "$ " not in block)
     for block in blocks(page):
@@ -73,14 +73,14 @@ def form(line: str) -> str:
 
 
 class Terminal(io.StringIO):
-    """Where bars are drawn."""
+    """A stream on which bars are drawn."""
 
     def isatty(self) -> bool:
         return True
 
 
 class Printed:
-    """What the commands of SHOWN print, on one database that they go through in turn."""
+    """The output of the commands of SHOWN, run one after the other on one database."""
 
     def __init__(self, database: Database, place: Path) -> None:
         self.database = database

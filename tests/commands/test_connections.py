@@ -1,4 +1,4 @@
-"""Between a command and its database: settings that others made, poolers, row security, and connections that are lost."""
+"""Test connections of commands: settings of others, poolers, row security, and connections that are lost."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_a_connection_of_the_application_sets_nothing(fresh: Database) -> None:
 @pytest.mark.client_side
 @pytest.mark.parametrize("module", sorted(path.name for path in (PROJECT / "src/pgvigil/live").glob("*.py")))
 def test_the_live_wing_opens_no_connection_of_a_command(module: str) -> None:
-    """It goes through poolers, where a setting of a session is another client's."""
+    """The application connects through poolers, where a setting of a session belongs to another client."""
     assert "database.connect(" not in (PROJECT / "src/pgvigil/live" / module).read_text()
 
 
@@ -594,7 +594,7 @@ def test_on_a_standby_every_command_works_or_says_so_in_a_sentence(call: Run, mo
 
 @pytest.fixture
 def owned(existing: Database) -> Iterator[Database]:
-    """`existing`, whose tables and database belong to a role that is no superuser."""
+    """A copy of `existing` whose tables and database belong to a role without superuser rights."""
     role = f"owner of {existing.name}"
     with existing.connect() as conn:
         conn.execute(f'CREATE ROLE "{role}" LOGIN CREATEDB')
@@ -680,7 +680,7 @@ def test_jobs_do_nothing_about_rows_that_they_cannot_see(call: Run, owned: Datab
 
 @pytest.fixture
 def idle(fresh: Database) -> Database:
-    """`fresh` with an old session, of which a job would make an orphan if it did not see its message, and an archived one."""
+    """A copy of `fresh` with an archived session, and an old one that a job would orphan if it did not see its message."""
     fresh.execute(
         "INSERT INTO sessions (session_key, agent_from, created_at, updated_at, last_activity_at)"
         " SELECT key, 'x', t, t, t FROM (VALUES ('idle'), ('archived')) k (key), (SELECT now() - interval '20 days') m (t)"
@@ -779,7 +779,7 @@ def test_a_tenant_explains_what_he_sees(call: Run, owned: Database) -> None:
     assert "app.tenant" in done.stdout
 
 
-# ── What stands in the way of a migration is told before the backup ───────────────────────────────────────────────────
+# ── Obstacles to a migration are reported before the backup ───────────────────────────────────────────────────
 
 UNFIT = {
     "rule": ("CREATE RULE keep AS ON DELETE TO sessions DO INSTEAD NOTHING", "table public.sessions has the rule keep"),
@@ -1097,7 +1097,7 @@ def test_of_two_setups_at_once_one_builds_and_the_other_finds_it_built(pg: Serve
 
 @pytest.mark.client_side
 def test_a_setup_that_meets_one_half_way_waits_for_it(call: Run, database: Database) -> None:
-    """Its first files are in and committed: that is neither an empty database nor one that is behind."""
+    """The first files are committed: the database is neither empty nor behind."""
     with database.connect() as builder:
         builder.execute("SELECT pg_advisory_lock(%s)", (int.from_bytes(b"pgvigil", "big"),))
         builder.execute("CREATE TABLE half_built ()")

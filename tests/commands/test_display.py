@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, plain lines elsewhere."""
+"""Test the display of a run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.client_side
 
 
 def on_a_terminal(database: Database, tmp_path: Path, **environment: str) -> str:
-    """What a migration writes to the terminal it runs on."""
+    """Return the output of a migration on its terminal."""
     controller, terminal = pty.openpty()
     call = [sys.executable, "-P", "-m", "pgvigil", "migrate", "--database-url", database.url, "--backup-dir", tmp_path]
     inherited = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}

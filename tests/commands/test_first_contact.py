@@ -1,4 +1,6 @@
-"""What a person meets first: the version, help, completion, psql, mistyped calls, hints, colours, numbers in words."""
+"""Test the first commands of a new user: the version, help, completion, psql, typing errors, hints, colours, numbers in
+words.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +194,9 @@ def test_a_mistyped_call_shows_the_usage_of_its_command(call: Run, words: list[s
 def test_an_address_where_none_belongs_is_refused_without_its_secret(
     call: Run, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only in what argparse says: some words would name a file, or go into the arguments of a child."""
+    """A message of argparse is one place of several: some words would name a file, or become arguments of a child
+    process.
+    """
     monkeypatch.chdir(tmp_path)
     done = call("pgvigil", *words)
     assert (done.returncode, "s3cret" in done.stdout + done.stderr, list(tmp_path.iterdir())) == (2, False, [])
@@ -345,7 +349,7 @@ def test_a_duration_in_milliseconds_may_have_a_fraction(shared: Database) -> Non
 
 
 class _Terminal:
-    """stdout as a terminal would be, in what matters here."""
+    """A stream that acts as a terminal where the tests need it."""
 
     def isatty(self) -> bool:
         return True
@@ -372,7 +376,7 @@ def test_colour_is_for_terminals_unless_the_environment_says_otherwise(
     monkeypatch.setenv("TERM", "xterm")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with open(os.devnull, "w") as pipe:  # noqa: PTH123 - a stream that is no terminal
+    with open(os.devnull, "w") as pipe:  # noqa: PTH123 - a stream without a terminal
         assert (text.wants_colour(_Terminal()), text.wants_colour(pipe)) == (of_terminal, of_pipe)  # type: ignore[arg-type]
 
 

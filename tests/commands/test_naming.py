@@ -1,4 +1,4 @@
-"""Which database is meant: one source names it, what should name one and does not is an error, and secrets go nowhere else."""
+"""Test which database is meant: one source names it, a broken source is an error, and secrets go nowhere else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMING = (
 
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And what a call takes out of the environment comes back after the test."""
+    """Clear the environment, and restore after the test what a call took out of it."""
     for name in (*NAMING, "PGSERVICEFILE", "PGSSLMODE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -205,7 +205,7 @@ def test_a_link_into_a_directory_that_others_can_write_is_not_followed(tmp_path:
 
 @pytest.mark.parametrize("through", ["theirs/link/.env", "theirs/link/../mine/.env", "theirs/again"])
 def test_a_link_through_a_directory_that_others_can_write_is_not_followed(tmp_path: Path, through: str) -> None:
-    """They could change the link on the way, though the file that it leads to now is nobody else's."""
+    """The other users could change the link on the way, even if the file behind it belongs to nobody else now."""
     here, theirs, mine = (tmp_path / name for name in ("here", "theirs", "mine"))
     for directory in (here, theirs, mine):
         directory.mkdir(mode=0o700)
@@ -346,7 +346,7 @@ def test_no_password_is_sent_to_a_server_that_a_file_names(run: Run, tmp_path: P
 
 
 def test_a_service_file_of_the_file_gets_no_password_of_the_user_s(tmp_path: Path) -> None:
-    """Its service names a host; libpq would look that host up in ~/.pgpass."""
+    """The service names a host, which libpq would look up in ~/.pgpass."""
     write(tmp_path, "PGSERVICE=theirs\nPGSERVICEFILE=/their/own\n")
     assert database.resolve(None, [tmp_path]) is not None
     assert os.environ["PGPASSFILE"] == "/dev/null/none"
@@ -375,7 +375,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.F
 @pytest.mark.parametrize("elsewhere", ["PGHOSTADDR", "PGSERVICE"], indirect=True)
 @pytest.mark.usefixtures("elsewhere")
 def test_a_throw_away_server_is_never_mistaken_for_one_that_the_environment_names(pg: Server) -> None:
-    """`lint`, `check` and `demo` would make roles there, and run the migrations."""
+    """The verbs `lint`, `check` and `demo` would make roles there, and run the migrations."""
     with psycopg.connect(pg.dsn()) as conn:
         assert conn.info.hostaddr == ""
     with psycopg.connect(pg.tcp_dsn()) as conn:
@@ -394,7 +394,9 @@ def test_an_address_with_a_host_is_not_led_to_another_server() -> None:
 @pytest.mark.parametrize("elsewhere", ["PGHOSTADDR", "PGSERVICE"], indirect=True)
 @pytest.mark.usefixtures("elsewhere")
 def test_a_second_database_gets_no_credentials_of_the_first(monkeypatch: pytest.MonkeyPatch, pg: Server) -> None:
-    """PGPASSWORD and PGPORT are those of the database that the environment names, not of the telemetry server."""
+    """The variables PGPASSWORD and PGPORT belong to the database that the environment names, not to the telemetry
+    server.
+    """
     monkeypatch.setenv("PGPASSWORD", pg.password)
     monkeypatch.setenv("PGPORT", str(pg.port))
     mine = database.parse_other_url(f"postgresql://postgres@127.0.0.1:{pg.port}/postgres", "PGVIGIL_TELEMETRY_URL")

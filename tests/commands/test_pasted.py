@@ -1,4 +1,4 @@
-"""What is printed can be pasted into a shell: it names what was meant, and runs nothing else."""
+"""Test that printed commands can be pasted into a shell: each names the right thing and runs nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = [
 
 
 def words_of(command: str, cwd: Path) -> list[str]:
-    """As the shell reads them."""
+    """Return the words as the shell reads them."""
     read = subprocess.run(["/bin/bash", "-c", f"printf '%s\\0' {command}"], cwd=cwd, capture_output=True, check=True)
     return [os.fsdecode(word) for word in read.stdout.split(b"\0")[:-1]]
 
@@ -86,7 +86,7 @@ def test_the_schema_is_named_where_it_is_not_public(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(params=NAMES[:5])
 def oddly_named(request: pytest.FixtureRequest, existing: Database) -> Iterator[Database]:
-    """`existing` under another name."""
+    """A copy of `existing` with an odd name."""
     server, name = existing.server, sql.Identifier(request.param)
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(existing.name), name))

@@ -1,4 +1,6 @@
-"""Words of others reach a terminal or the log of a CI job as words: they steer neither, and forge no line of ours."""
+"""Test that text of others reaches a terminal or the log of a CI job as text: it controls neither, and fakes no line of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,7 @@ def test_progress_is_guarded(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_of_the_database_are_printed_as_words_by_each_command(
     run: Run, migrated: Database, tmp_path: Path
 ) -> None:
-    """A trigger's exception in a job, as it fails and as it is told again; names of objects; a statement's error."""
+    """The texts are a trigger's exception in a job, when it fails and when it is reported again, names of objects, and errors."""
     text = HOSTILE.replace("\ud800", "").replace("\x00", "")
     migrated.execute(
         "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', tg_argv[0]; END $$"

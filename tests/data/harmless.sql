@@ -291,14 +291,14 @@ ALTER TABLE session_lifecycle DROP COLUMN extra;
 ALTER TABLE pgvigil.deleted_sessions ADD COLUMN extra text;
 ALTER TABLE pgvigil.deleted_sessions DROP COLUMN extra;
 
---- column dropped and made anew, now the last one
+--- column dropped and made again, now the last one
 ALTER TABLE context_history DROP COLUMN processing_time_ms;
 ALTER TABLE context_history ADD COLUMN processing_time_ms integer;
 COMMENT ON COLUMN context_history.processing_time_ms IS 'How long it took to process, in milliseconds';
 CREATE INDEX idx_context_history_processing_time ON context_history (processing_time_ms) WHERE processing_time_ms IS NOT NULL;
 COMMENT ON INDEX idx_context_history_processing_time IS 'Slow entries; rows from before the watch are left out';
 
---- objects made anew as the server prints them
+--- objects made again as the server prints them
 DO $do$
 DECLARE
     one record;

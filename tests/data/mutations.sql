@@ -1,7 +1,7 @@
 -- Single defects. Each begins with a line "--- its name", says what must be found as "---   kind object", one line each, and
 -- then is SQL. "---   perhaps kind pattern" may be found beside it, because it follows. "---   from 15": what older servers do
 -- not know. "---   by hand": the repair that comes with the finding does not fix it. Each is applied alone to a clean install,
--- in a transaction that is rolled back. MONTH, DAY and TODAY stand for this month's partition of session_lifecycle, today's of
+-- in a transaction that is rolled back. MONTH, DAY and TODAY are replaced by this month's partition of session_lifecycle, today's of
 -- performance_logs, and the date; a_stranger is a role; mutate.function and mutate.view, in tests/validate/test_mutations.py, change a
 -- definition that is there.
 
@@ -1644,7 +1644,7 @@ ALTER ROLE a_stranger SET pgvigil.instrumentation = write;
 ---   different setting pgvigil.skip_activity of role a_stranger
 ALTER ROLE a_stranger SET pgvigil.skip_activity = x;
 
---- granularity that is no interval
+--- granularity that is not an interval
 ---   different setting pgvigil.activity_granularity
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgvigil.activity_granularity = ''often''', current_database()); END $$;
 
@@ -1795,7 +1795,7 @@ GRANT USAGE ON FOREIGN DATA WRAPPER wrapped TO a_stranger;
 REVOKE USAGE ON FOREIGN DATA WRAPPER wrapped FROM a_stranger;
 ALTER SERVER away OWNER TO a_stranger;
 
---- server, and what stands on it, dropped
+--- server dropped with its dependent objects
 ---   on any schema
 ---   by hand
 ---   missing other server away
@@ -2430,7 +2430,7 @@ GRANT CREATE ON SCHEMA information_schema TO a_stranger;
 ---   different table events_2021
 ALTER TABLE events DETACH PARTITION events_2021;
 
---- table with a serial dropped, and what stands on it
+--- table with a serial dropped, with its dependent objects
 ---   on any schema
 ---   missing table people
 DROP TABLE people CASCADE;
@@ -2653,20 +2653,20 @@ ALTER TABLE coded DROP code CASCADE;
 CREATE OR REPLACE VIEW latest AS SELECT name, born, note FROM people;
 CREATE OR REPLACE VIEW above AS SELECT latest.name AS of FROM latest;
 
---- index of a partitioned table made anew on that alone
+--- index of a partitioned table made again on that alone
 ---   on any schema
 ---   invalid index events.events_kind
 DROP INDEX events_kind;
 CREATE INDEX events_kind ON ONLY events (kind);
 
---- index of a partitioned table made anew on that alone, one of a partition beside it
+--- index of a partitioned table made again on that alone, one of a partition beside it
 ---   on any schema
 ---   invalid index events.events_both
 DROP INDEX events_both;
 CREATE INDEX events_both ON ONLY events (note);
 CREATE INDEX of_2020 ON events_2020 (note);
 
---- key of a partitioned table made anew on that alone
+--- key of a partitioned table made again on that alone
 ---   on any schema
 ---   invalid constraint events.events_pkey
 ALTER TABLE events DROP CONSTRAINT events_pkey;
@@ -2690,7 +2690,7 @@ CREATE INDEX events_both ON ONLY events (id);
 DROP INDEX events_both;
 CREATE INDEX of_2020 ON events_2020 (note);
 
---- index of a partitioned table made anew, its partitions' under other names and without a parameter
+--- index of a partitioned table made again, its partitions' under other names and without a parameter
 ---   on any schema
 ---   different index events.events_both
 DROP INDEX events_both;
@@ -2767,7 +2767,7 @@ DROP OPERATOR <=!> (integer, bigint);
 ---   different table events_2020
 UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'events_2020'::regclass;
 
---- key of a partitioned table made anew, its partitions' under other names
+--- key of a partitioned table made again, its partitions' under other names
 ---   on any schema
 ---   different constraint events.events_pkey
 ALTER TABLE events_2020 RENAME CONSTRAINT events_2020_pkey TO another_2020;

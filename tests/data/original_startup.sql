@@ -1,5 +1,5 @@
--- What the session application does at each of its starts, in one transaction: it makes what is missing of its tables and their
--- indexes, and makes its functions, triggers and views anew. Written from the description of that application, not copied from it.
+-- The statements that the session application runs at each of its starts, in one transaction: it makes missing tables and
+-- indexes, and makes its functions, triggers and views again. Written from the description of that application, not copied from it.
 BEGIN;
 
 CREATE TABLE IF NOT EXISTS sessions (

@@ -247,7 +247,7 @@ FAULTS = [
 
 
 def findings(conn: Connection, *, deep: bool = False) -> dict[str, str]:
-    """What is wrong, by its level and name, and what is said to fix it; the test server's own settings left out."""
+    """Return the findings with their fix, by level and name, without those about the test server's own settings."""
     rows = conn.execute(
         "SELECT level, check_name, fix FROM pgvigil.integrity_report(%s) WHERE level <> 'ok'"
         " UNION ALL SELECT level, setting, fix FROM pgvigil.settings_report()"

@@ -1,4 +1,4 @@
-"""pgvigil profile and explain: what they tell is so, and nothing of what they run stays."""
+"""Test pgvigil profile and explain: their report is true, and nothing that they run leaves a trace."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN INSERT INTO kept VALUES (1
 
 @pytest.fixture(scope="module")
 def world(pg: Server) -> Iterator[Database]:
-    """Tables large enough for each finding; what runs there is rolled back."""
+    """A database with tables large enough for each finding; every statement there is rolled back."""
     with _new_database(pg) as new:
         with new.connect() as connection:
             connection.execute("SET synchronous_commit = on")  # or VACUUM would not know yet that all of it is visible
@@ -75,7 +75,7 @@ def world(pg: Server) -> Iterator[Database]:
 
 
 def settings(database: Database, **values: str | int) -> Target:
-    """In one process, unless it is asked for more."""
+    """Return the target with settings for one process, unless more are asked for."""
     values = {"max_parallel_workers_per_gather": 0, "jit": "off", "work_mem": "32MB"} | values
     options = " ".join(f"-c {name}={value}" for name, value in values.items())
     target = parse_url(database.url, "test")
@@ -293,7 +293,7 @@ def test_our_own_views_are_sound_on_a_new_install(fresh: Database, view: str) ->
 
 
 def test_a_subplan_is_charged_to_whom_it_serves(look: Callable[..., Explanation]) -> None:
-    """EXPLAIN hangs a CTE under the top node, and its time and pages are in those of its scan."""
+    """EXPLAIN puts a CTE under the top node; the scan of the CTE includes its time and pages."""
     explained = look("WITH c AS MATERIALIZED (SELECT * FROM big ORDER BY n) SELECT count(*) FROM c", work_mem="64MB")
     lines = {
         line.split("  ")[-1].strip(): line.split() for line in explain_command.text(explained, bars=False).splitlines()

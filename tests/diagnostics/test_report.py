@@ -36,7 +36,7 @@ def hours(own: Database) -> Iterator[Connection]:
 def put(
     connection: Connection, executions: int, *, hours_ago: int, days: range = range(1), engine: str = "mysql"
 ) -> None:
-    """That many executions in an hour, of each of these days back."""
+    """Add this number of executions in an hour, on each of these earlier days."""
     connection.execute(
         """INSERT INTO pgvigil.execution_rollups (bucket_width, bucket, database_type, status, executions, timed, seconds, total_rows)
            SELECT w.width, date_trunc(w.width, date_trunc('hour', now(), 'UTC') - %s * interval '1 hour' - d * interval '24 hours', 'UTC'), %s, 'failed', %s, 0, 0, 0

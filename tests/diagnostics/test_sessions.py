@@ -41,7 +41,7 @@ class Client:
         self.pid = self.connection.info.backend_pid
 
     def run(self, query: LiteralString) -> threading.Thread:
-        """In a thread of its own, which ends when the statement or the connection does."""
+        """Run it in a thread, which ends when the statement or the connection ends."""
 
         def execute() -> None:
             with suppress(psycopg.Error):
@@ -53,7 +53,7 @@ class Client:
 
 
 class World:
-    """Roles with and without rights, and clients that log in as them."""
+    """A set of roles with and without rights, and clients that log in as them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -98,7 +98,7 @@ class World:
         return rows[0][0], rows[0][1]
 
     def write(self, statement: LiteralString, *parameters: Any) -> None:
-        """What no client may: as the functions do it."""
+        """Write as the functions do, which is not allowed to any client."""
         with self.connect() as connection:
             connection.execute("SELECT set_config('pgvigil.instrumentation', 'write', false)")
             connection.execute(statement, parameters)
@@ -117,7 +117,7 @@ class World:
 
 @pytest.fixture
 def bystander(shared: Database) -> World:
-    """For who only asks."""
+    """A world for tests that only read."""
     return World(shared)
 
 

@@ -160,7 +160,7 @@ def test_kept_server_recovers_from_kill_9(kept: PersistentServer) -> None:
 
 @pytest.fixture
 def stranger(kept: PersistentServer) -> Iterator[int]:
-    """A process of the server's account that is no server."""
+    """A process of the server's account, but not a server."""
     kept.start()
     owner = kept.data.stat()
     account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -259,7 +259,7 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_directory_under_tmp(home: P
         assert PersistentServer(deep).is_running(), "another process must find the same directory"
 
         server.stop()
-        sockets.chmod(0o777)  # as if somebody had made it anew after a reboot had emptied /tmp
+        sockets.chmod(0o777)  # as if another user had made it again after a reboot emptied /tmp
         with pytest.raises(ConnectError, match="is not running"):
             server.url()
         server.start()

@@ -41,7 +41,7 @@ def orders(database: Database) -> Database:
 
 @pytest.fixture
 def guard(call: Run) -> Run:
-    """`guard(database, *options, tool=[statement, …])`, without a backup unless one is asked for."""
+    """Call `guard(database, *options, tool=[statement, …])`, without a backup unless one is asked for."""
 
     def guard(database: Database | str, *options: str, tool: list[str], backup: str = "none") -> Any:
         url = database if isinstance(database, str) else database.tcp_url
@@ -277,7 +277,7 @@ def test_with_retry_the_command_is_run_again_until_it_comes_through(guard: Run, 
 
 @pytest.mark.parametrize("road", ["tcp_url", "url"])
 def test_a_bystander_who_waits_is_left_alone(guard: Run, orders: Database, road: str) -> None:
-    """It waits for the same lock, begun after the command, from this machine, as the same role."""
+    """The bystander waits for the same lock, started after the command, from this machine, as the same role."""
     outcome: list[str] = []
 
     def alter() -> None:
@@ -408,7 +408,7 @@ def test_a_pooler_that_shares_sessions_is_refused(guard: Run, database: Database
 def test_a_command_behind_a_pooler_is_bounded_only_under_a_declared_name(
     guard: Run, orders: Database, pooler: Pooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another client may have the session by the time it is cancelled."""
+    """Another client may have the session by the time of the cancel request."""
     monkeypatch.setenv("TOOL_URL", pooler.url(orders))
     with reader(orders) as conn:
         done: list[Any] = []
@@ -474,7 +474,9 @@ def test_no_password_is_printed_or_in_arguments(call: Run, database: Database) -
 def test_a_guard_that_is_killed_takes_the_command_with_it(
     orders: Database, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """Also its sessions: one that waits for a lock does not notice that its client is gone, and everybody waits behind it."""
+    """Sessions end as well: one that waits for a lock does not notice that its client is gone, and all others wait
+    behind it.
+    """
     pids = tmp_path / "pids"
     script = f"echo $$ > {pids}; {sys.executable} -c \"$TOOL\" '{ADD}' & echo $! >> {pids}; wait"
     words = [
@@ -679,7 +681,7 @@ def test_a_statement_about_the_copy_alone_is_let_through(statement: str) -> None
 
 @pytest.mark.client_side
 def test_the_way_to_log_in_is_offered_as_without_tls() -> None:
-    """libpq refuses a server that offers a mechanism bound to TLS on a connection without it."""
+    """A server that offers a mechanism bound to TLS on a connection without TLS is refused by libpq."""
     offer = b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
     assert proxy.without_channel_binding(offer) == b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"
     for other in (b"R\0\0\0\x08\0\0\0\0", b"E\0\0\0\x0a\0\0\0\x0aX\0"):

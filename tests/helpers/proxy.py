@@ -1,4 +1,4 @@
-"""A stretch of wire between a client and a server under test, to be cut at a moment that is told by what goes over it."""
+"""A proxy between a client and a server under test, which cuts the connection when certain bytes pass."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Proxy:
 
 @contextmanager
 def proxy(port: int, before: Callable[[bytes], bool], act: Callable[[Proxy], None] = Proxy.cut) -> Iterator[Proxy]:
-    """A Proxy to a port; unless told otherwise it cuts all connections."""
+    """A Proxy to a port; by default it cuts all connections."""
     wire = Proxy(port, before, lambda: act(wire))
     try:
         yield wire

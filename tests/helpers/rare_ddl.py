@@ -1,8 +1,8 @@
 """The DDL of kinds that are rare or new, for random_ddl.py: what makes them, and single defects, each with the name it
 must be found under.
 
-In a statement `{s}` is the schema, `{n1}` … the drawn names and `{q1}` … these with the schema; in a name they stand
-without quotes.
+In a statement `{s}` is the schema, `{n1}` … the drawn names and `{q1}` … these with the schema; in a name they have
+no quotes.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pgvigil.validate.diff.reference import digest
 SPEC = load_declaration(project.SPEC)
 HEAD = """\
 # GENERATED: PostgreSQL's major version, and the SHA-256 of what pgvigil's own DDL is there, made by a superuser and by a plain
-# owner. A copy of it in pgvigil.reference_snapshots is compared with, whoever could have written it. Write it anew after each
+# owner. A copy of it in pgvigil.reference_snapshots is compared with, whoever could have written it. Write it again after each
 # change of a migration or of the catalog queries (CONTRIBUTING.md).
 """
 

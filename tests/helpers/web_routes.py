@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # What an answer is to nobody, a viewer, an admin. 422 and 404 are those of somebody who was let in, for what these tests send.
 OPEN, READ, WRITE = (200, 200, 200), (401, 200, 200), (401, 403, 422)
-NO_WORKER = (401, 404, 404)  # it was let in: there is nothing to tell
+NO_WORKER = (401, 404, 404)  # access was granted, but there is no such worker
 ROUTES = {
     ("GET", "/livez"): OPEN,
     ("GET", "/readyz"): OPEN,

@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def bench(address: str) -> Any:
-    """`bench(script, zone="UTC")` measures a file on the base schema, which is made again for each."""
+    """Measure a file with `bench(script, zone="UTC")` on the base schema, which is made again for each call."""
 
     def measure(tmp_path: Path, script: str, zone: str = "UTC") -> list[Measured]:
         with psycopg.connect(address, autocommit=True, prepare_threshold=None) as conn:

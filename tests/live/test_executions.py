@@ -1,4 +1,6 @@
-"""Executions: what ran is in the table as it ended, without secrets; what is wrong is said; and nobody's query is broken by it."""
+"""Test executions: each row says how the query ended, without secrets; faults are reported, and no query fails because
+of it.
+"""
 
 from __future__ import annotations
 
@@ -205,11 +207,11 @@ def test_decorated_functions_are_recorded_with_details_of_each_call(world: World
 
 
 class DatabaseError(Exception):
-    """As PEP 249 names it."""
+    """An error with a name of PEP 249."""
 
 
 class ReadTimeout(Exception):
-    """As HTTP clients name it."""
+    """An error with a name that HTTP clients use."""
 
 
 ENDS: list[tuple[str, BaseException, tuple[str, str, str, str | None]]] = [
@@ -369,7 +371,7 @@ def test_no_text_takes_long_to_look_through(query: str) -> None:
 
 @pytest.fixture
 def history(world: World) -> World:
-    """Ada's five, two of them at the same moment, and one of Bob's."""
+    """A history of five executions of Ada, two of them at the same moment, and one of Bob."""
     now = datetime.now(UTC)
     for n, (user, engine, status, hours) in enumerate(
         [("ada", "mysql", "success", 1), ("ada", "mysql", "failed", 2), ("ada", "oracle", "success", 2),

@@ -1,4 +1,4 @@
-"""What a role, a database or a server sets changes nothing of what the live wing writes and reads."""
+"""Settings of a role, a database or a server do not change what pgvigil.live writes and reads."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def known_timeout(database: Database, name: str) -> bool:
 
 
 def test_a_session_of_the_application_is_the_same(hostile: Database) -> None:
-    """Not where its transactions are read-only: that is its own business."""
+    """A transaction that the application made read-only stays so, and is left out here."""
     own = {name: "0" for name in TIMEOUTS if known_timeout(hostile, name)} | {"default_transaction_read_only": "off"}
     options = " ".join(f"-c {name}={value}" for name, value in own.items())
     with psycopg.connect(make_conninfo(hostile.url, options=options)) as connection:

@@ -800,7 +800,7 @@ def test_a_ping_that_fails_is_no_error_of_the_application(shared: Database) -> N
 
 
 def test_an_application_without_greenlet_is_monitored() -> None:
-    """SQLAlchemy installs it only with its extra `asyncio`, and pgvigil does not ask for it."""
+    """The greenlet package comes only with SQLAlchemy's extra `asyncio`, which pgvigil does not require."""
     code = (
         "import sys; sys.modules['greenlet'] = None\n"
         "from sqlalchemy import create_engine, text\n"

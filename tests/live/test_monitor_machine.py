@@ -35,7 +35,7 @@ class Modelled:
 
 
 class Sessions(RuleBasedStateMachine):
-    """Sessions of one factory. What is written down here is what the documentation promises."""
+    """A state machine of the sessions of one factory. Its rules are the promises of the documentation."""
 
     @initialize()
     def start(self) -> None:
@@ -168,7 +168,7 @@ class Sessions(RuleBasedStateMachine):
     def _ended(self, one: Modelled, outcome: str, *, always: bool = False) -> None:
         if one.has_transaction or always:
             self._count(outcome)
-        if one.has_begun:  # one event tells both, at the end
+        if one.has_begun:  # one event reports both, at the end
             self._count("begins")
         one.has_transaction = one.has_begun = False
         one.savepoints.clear()

@@ -1,4 +1,4 @@
-"""Rows of the session monitor in the database: whose they are, and that their sum never falls."""
+"""Test the rows of the session monitor in the database: their owners, and that their sum never falls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""All workers of an application in one picture: reports, forks, lost answers, the command line of pgvigil and of Flask."""
+"""Test the sum over all workers of an application: reports, forks, lost answers, the command lines of pgvigil and of
+Flask.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ numbers = count(1)
 
 @pytest.fixture(scope="module")
 def reports(templates: Templates) -> Iterator[Database]:
-    """One database for all tests of this file; each has an application of its own in it."""
+    """A database for all tests of this file; each has an application of its own in it."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         yield new
 
@@ -51,7 +53,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Worker:
-    """What reports, without a thread: a test says when."""
+    """A reporter without its thread: the test decides when it reports."""
 
     def __init__(self, reports: Database, application: str, interval: float = 10.0) -> None:
         self.counters: dict[str, int] = {}
@@ -73,7 +75,7 @@ class Worker:
 
 
 def picture(reports: Database, application: str) -> tuple[int, int]:
-    """Workers seen, and commits of all."""
+    """Return the number of workers, and the commits of all."""
     rows = reports.execute(
         "SELECT workers, coalesce((counters ->> 'commits')::bigint, 0) FROM pgvigil.session_monitor WHERE application = %s",
         (application,),
@@ -173,7 +175,7 @@ def test_what_was_sent_without_an_answer_is_not_counted_twice(
 
 
 def test_the_sum_never_falls_while_workers_end_and_are_folded(reports: Database, application: str) -> None:
-    """One connection asks all the time; workers report, end, or are left behind."""
+    """Read on one connection all the time, while workers report, end, or die."""
     over, fell, asked = threading.Event(), [], count()
 
     def watch() -> None:

@@ -95,7 +95,7 @@ def test_nothing_is_left_in_the_pool(fresh: Database, make: Make, pooler: Pooler
 def test_instrumented_connection_claims_no_server_process(
     fresh: Database, make: Make, pooler: Pooler, pooled: bool
 ) -> None:
-    """It is somebody else's in the next transaction, and whoever killed the session would kill that."""
+    """The process serves another client in the next transaction, and killing the session would kill that one."""
     recorder = make(pooler.url(fresh))
     with psycopg.connect(pooler.url(fresh), prepare_threshold=None) as connection:
         instrument(connection, recorder, pooled=pooled)
@@ -189,7 +189,7 @@ def test_sampler_behind_a_statement_pooler_says_so(fresh: Database, statement_po
 
 
 def become_standby(mortal: Mortal) -> None:
-    """Of nobody: it stays in recovery until it is promoted."""
+    """Restart as a standby without a primary: it stays in recovery until it is promoted."""
     mortal.end(signal.SIGINT)
     (mortal.server.data / "standby.signal").touch()
     mortal.start()

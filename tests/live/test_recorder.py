@@ -67,7 +67,7 @@ def through(proxy: Proxy, database: Database) -> str:
 
 
 def bar_the_way(monkeypatch: pytest.MonkeyPatch, since: threading.Event) -> threading.Event:
-    """No recorder gets a connection once `since` is set, until the event returned is set."""
+    """Refuse all recorders a connection once `since` is set, until the returned event is set."""
     again, connect = threading.Event(), Writer.connect
 
     def connect_unless_barred(self: Writer) -> None:
@@ -347,7 +347,7 @@ def test_full_quarantine_takes_nothing_more(
 
 
 def without_todays_partition(database: Database) -> list[str]:
-    """Drops it, and the default one; gives the statements that make them again."""
+    """Drop it and the default partition; return the statements that make them again."""
     [(partition, since, until)] = database.execute(
         "SELECT partition, pgvigil.uuid_v7_floor(from_time), pgvigil.uuid_v7_floor(to_time) FROM pgvigil.partitions"
         " WHERE parent_table = 'performance_logs' AND from_time <= now() AND to_time > now()"
@@ -396,7 +396,7 @@ def test_record_whose_partition_is_attached_while_it_waits_is_written(fresh: Dat
 def test_statement_that_a_function_of_the_server_refuses_does_not_hold_up_the_others(
     fresh: Database, make: Make
 ) -> None:
-    """As those of another role's instance."""
+    """A statement of another role's instance is such a statement."""
     fresh.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'not an instance of yours' USING ERRCODE = 'insufficient_privilege'; END $$""")
@@ -870,7 +870,7 @@ signal.pause()
 
 
 def test_signal_handler_may_record(make: Make, tmp_path: Path) -> None:
-    """It runs in the middle of the same thread's calls, so no lock they take may be one that it waits for."""
+    """The handler runs in the middle of calls of the same thread, so it must not wait for a lock that they take."""
     recorder, handled = make(nobody(tmp_path), queue_size=50, batch_size=10), 0
 
     def handle(*_: object) -> None:
@@ -1092,7 +1092,7 @@ def test_records_after_close_are_counted_as_dropped(fresh: Database, make: Make)
     assert (recorder.stats().written, recorder.stats().dropped) == (1, 1)
 
 
-# --- what it tells of itself -----------------------------------------------------------------------------------------
+# --- its own statistics ----------------------------------------------------------------------------------------------
 
 
 def test_its_counters_go_into_system_metrics(fresh: Database, make: Make) -> None:

@@ -1,4 +1,4 @@
-"""The spill's files: whatever is cut off or damaged, the rest is read, and what was lost is told."""
+"""Test the spill's files: if a part is cut off or damaged, the rest is read, and the loss is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows(count: int, start: int = 0) -> list[tuple[int, bytes]]:
 
 
 def contents(spilled: Spill) -> list[tuple[int, bytes]]:
-    """Reads it to its end, as a replay does."""
+    """Read the spill to its end, as a replay does."""
     found = []
     while segment := spilled.oldest():
         found += [record.row for record in segment.read()]
@@ -252,7 +252,7 @@ def test_file_of_a_process_that_died_while_making_it_is_removed(tmp_path: Path, 
 
 
 def as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, what is ours is another user's."""
+    """Make our own files those of another user from now on."""
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
 
 
@@ -273,7 +273,7 @@ def test_directory_that_others_may_write_to_is_not_used(tmp_path: Path, mode: in
 
 
 def left(directory: Path) -> Path:
-    """The file of a process that is no more."""
+    """Return the file of a process that has ended."""
     dead = Spill(directory, "tag", 1 << 20)
     dead.append([(0, b"row\n")], None)
     dead.close()

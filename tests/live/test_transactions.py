@@ -40,7 +40,7 @@ def engine(database: Database) -> Iterator[sqlalchemy.Engine]:
 
 @pytest.fixture(params=KINDS)
 def target(request: pytest.FixtureRequest, database: Database, engine: sqlalchemy.Engine) -> Iterator[Any]:
-    """Each kind of connection, idle; the tables are empty again in the end."""
+    """An idle connection of each kind; the tables are empty again in the end."""
     with ExitStack() as opened:
         if request.param == "SQLAlchemy engine":
             yield engine
@@ -53,7 +53,7 @@ def target(request: pytest.FixtureRequest, database: Database, engine: sqlalchem
 
 
 def sql(connection: Any, statement: str) -> Any:
-    """As an application would, on either kind of connection."""
+    """Run a statement as an application would, on either kind of connection."""
     if isinstance(connection, psycopg.Connection):
         return connection.execute(statement.encode())
     return connection.execute(sqlalchemy.text(statement))

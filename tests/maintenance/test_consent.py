@@ -1,4 +1,6 @@
-"""Nothing irreversible without having been shown: jobs wait for the owner's consent, want a proved backup, and say what they did."""
+"""Test consent: no job does anything irreversible before its owner saw and accepted it and a backup is verified; each
+job reports what it did.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs: what is due is done, nothing else, once, in small transactions, and job_runs tells the truth about it."""
+"""Test the jobs: each does what is due, nothing else, once, in small transactions, and job_runs records it correctly."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DUE = sorted({*JOBS, "archive_files"} - {"anomalies"})
 
 
 def put_session(database: Database, key: str, idle: str = "0", **columns: Any) -> None:
-    """A session last active `idle` ago; `since` in a value stands for now() - that interval."""
+    """Add a session last active `idle` ago; `since` in a value is replaced by now() - that interval."""
     values = {"session_key": key, "agent_from": "x", "expires_at": "infinity"} | columns
     names = sql.SQL(", ").join(map(sql.Identifier, values))
     places = sql.SQL(", ").join(map(sql.Placeholder, values))
@@ -103,7 +103,7 @@ def run_job(database: Database, job: str) -> int | None:
 
 
 def last_run(database: Database, job: str) -> tuple[Any, ...]:
-    """rows, notes, error, whether it finished"""
+    """Return rows, notes and error of the last run, and True if it finished."""
     query = "SELECT rows, notes, error, finished_at IS NOT NULL FROM pgvigil.job_runs WHERE job = %s ORDER BY id DESC LIMIT 1"
     return database.execute(query, (job,))[0]
 
@@ -113,13 +113,13 @@ def state(database: Database, job: str) -> str:
 
 
 def settle(database: Database) -> None:
-    """No stretch of time ends, and no night comes, while a test runs."""
+    """Make the intervals so long that none ends, and no night comes, while a test runs."""
     database.execute("UPDATE pgvigil.jobs SET every = '28 days', since = now()")
 
 
 @contextmanager
 def held_up(database: Database) -> Iterator[threading.Event]:
-    """Any update or deletion of a session waits, inside a job, until the event is set (or the block is left)."""
+    """Make updates and deletions of a session inside a job wait until the event is set or the block is left."""
     database.execute(
         "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS"
         " 'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN coalesce(NEW, OLD); END';"
@@ -149,7 +149,7 @@ def in_background(database: Database, job: str, go: threading.Event | None = Non
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        # Its lock tells the state, before its row is there for all to see.
+        # Its lock shows the state before its row is visible to others.
         begun = "SELECT 1 FROM pgvigil.job_runs WHERE job = %s AND finished_at IS NULL"
         wait_until(lambda: state(database, job) == "running" and database.execute(begun, (job,)))
         yield thread
@@ -344,7 +344,9 @@ def hours(database: Database, key: str) -> int:
 
 @pytest.fixture
 def held(fresh: Database) -> Database:
-    """Two policies under legal hold, each with a session, and a session whose policy is unknown, so that it follows standard."""
+    """A database with two policies under legal hold, a session of each, and a session of an unknown policy, which
+    follows standard.
+    """
     fresh.execute(
         """INSERT INTO pgvigil.retention_policies VALUES ('own', 1, 1, 1, 1, 1);
            INSERT INTO sessions (session_key, agent_from, retention_policy) VALUES ('own', 'a', 'own'), ('none', 'a', NULL), ('unknown', 'a', 'misspelt');
@@ -442,7 +444,7 @@ def test_an_edit_that_came_by_replication_holds(fresh: Database) -> None:
 
 
 def make_old_partitions(database: Database, log_days: int, metric_days: int) -> None:
-    """One row that many days ago in each, in a partition of that time."""
+    """Add one row of that many days ago to each table, in a partition of that time."""
     database.execute(
         f"""SELECT pgvigil.ensure_partitions('performance_logs', now() - interval '{log_days} days', now());
             SELECT pgvigil.ensure_partitions('system_metrics', now() - interval '{metric_days} days', now());
@@ -560,7 +562,7 @@ def test_partitions_of_an_hour_follow_those_of_a_day_and_days_follow_them(run: R
     for name, _, _ in made[2:]:
         fresh.execute(f"DROP TABLE {name}")
     cut(fresh, "day", 3)
-    # The day that has some of its hours gets the others, and is no partition of its own.
+    # The day that has some of its hours gets the others, and does not become a partition of its own.
     bounds = fresh.execute(BOUNDS)
     assert [str(width) for _, width, _ in bounds] == ["1 day, 0:00:00"] * 2 + ["1:00:00"] * 24 + ["1 day, 0:00:00"]
     assert all(start + width == following for (_, width, start), (_, _, following) in itertools.pairwise(bounds))
@@ -600,7 +602,7 @@ def test_rows_whose_ids_tell_no_time_are_taken_out_of_the_default_partition(fres
     )
     content = "SELECT operation, duration_ms, created_at FROM performance_logs ORDER BY duration_ms, operation"
     before = fresh.execute(content)
-    # A random id in 200,000 tells a time that has a partition.
+    # One random id in 200,000 encodes a time that has a partition.
     [(misplaced,)] = fresh.execute("SELECT count(*) FROM performance_logs_default")
     assert misplaced > 2400
     assert run_job(fresh, "partitions") == misplaced

@@ -1,4 +1,6 @@
-"""What is done regularly and needs a client: once, in its time, within a budget of locks, and told as it was."""
+"""Test the regular jobs that need a client: each runs once, in its interval, within a budget of locks, and is recorded
+correctly.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ LEFT = r"SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)\d*$'"
 
 
 def runs(database: Database, job: str) -> list[tuple[Any, ...]]:
-    """rows, error and notes of each run"""
+    """Return rows, error and notes of each run."""
     return database.execute("SELECT rows, error, notes FROM pgvigil.job_runs WHERE job = %s ORDER BY id", (job,))
 
 
@@ -35,7 +37,7 @@ def state(database: Database, job: str) -> str:
 
 
 def make_due(database: Database, *jobs: str) -> None:
-    """As if they had been there since before their last time; the next one comes long after the test."""
+    """Make the jobs due now; their next run is long after the test."""
     database.execute(
         "UPDATE pgvigil.jobs SET every = '28 days', since = now() - interval '29 days', enabled = job = ANY (%s)",
         (list(jobs),),
@@ -52,7 +54,7 @@ def writing(database: Database, table: str) -> Iterator[Connection]:
 
 
 def started(database: Database, *words: str, **environment: str) -> subprocess.Popen[bytes]:
-    """`pgvigil …` in a process of its own."""
+    """Start `pgvigil …` in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "pgvigil", *words, "--database-url", database.url],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "src"), **environment},

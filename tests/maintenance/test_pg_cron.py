@@ -1,4 +1,4 @@
-"""maintain install --pg-cron, with Debian's pg_cron where it is there."""
+"""Test maintain install --pg-cron with Debian's pg_cron, where it is installed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_jobs_of_a_superuser_s_that_call_pgvigil_are_named_whatever_they_are_cal
 
 
 def test_a_plain_owner_who_may_use_schema_cron_registers_them(at: Database, call: Run) -> None:
-    """pg_cron shows a role its own jobs only, by row security."""
+    """The extension shows a role only its own jobs, by row security."""
     build(at, call, "c_owner")
     home = Database(at.server, "postgres")
     home.execute("GRANT USAGE ON SCHEMA cron TO c_owner")

@@ -1,4 +1,4 @@
-"""Jobs that run without anybody asking: the watch, and what schedulers are given."""
+"""Test jobs that run by themselves: maintain watch, and the files for schedulers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_watch_whose_server_is_away_says_so_and_looks_again() -> None:
 
 
 def test_the_jobs_of_the_embedded_server_run_while_it_is_up(run: Run, home: Path) -> None:
-    """Each step is the state that the next one needs, and a server takes seconds to make."""
+    """The steps share one server, which takes seconds to make: each step starts where the one before ended."""
     made = run("scripts/setup-enhanced-db.sh")
     assert (made.returncode, "The regular jobs run while this server is up" in made.stdout) == (0, True), made.stderr
     server = PersistentServer(home)

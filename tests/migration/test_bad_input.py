@@ -1,4 +1,4 @@
-"""What goes wrong has its own exit code, a clear message on stderr, and leaves the database as it was."""
+"""Test failures: each has its own exit code and a clear message on stderr, and leaves the database as it was."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_no_proved_backup_is_5_and_nothing_is_changed(
 
 
 def test_a_full_target_is_5_and_leaves_no_archive(run: Run, existing: Database, tmp_path: Path) -> None:
-    """A limit on file size stands for the full disk: the same failing write, and no mount is needed."""
+    """A limit on file size replaces the full disk: the same failing write, and no mount is needed."""
     before = catalog(existing)
     limited = tmp_path / "limited.sh"
     limited.write_text(f'ulimit -f 100; trap "" XFSZ; exec {PROJECT / MIGRATE} "$@"\n')

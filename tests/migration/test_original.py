@@ -76,7 +76,7 @@ def installed(request: pytest.FixtureRequest, templates: Templates) -> Iterator[
 
 @pytest.fixture
 def owned(call: Run, existing: Database) -> Iterator[Database]:
-    """`existing`, migrated by a plain owner."""
+    """A copy of `existing`, migrated by a plain owner."""
     existing.execute(
         f"""DO $$ BEGIN CREATE ROLE plain_owner LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
             GRANT CREATE ON DATABASE {existing.name} TO plain_owner; ALTER SCHEMA public OWNER TO plain_owner;
@@ -424,7 +424,9 @@ COLUMNS = """ALTER TABLE sessions ADD COLUMN last_activity_at timestamptz DEFAUL
 
 
 def half_of_it() -> str:
-    """Its dollar quotes slipped: no function, trigger or view came to be."""
+    """Return the statements that worked although the dollar quotes were wrong: no function, trigger or view is among
+    them.
+    """
     return ";\n".join(
         s.text
         for s in sql_lexer.statements(STARTUP)

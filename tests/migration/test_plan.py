@@ -1,4 +1,4 @@
-"""`migrate --dry-run`: the plan names what runs, what the application's tables get, and what stands in the way."""
+"""Test `migrate --dry-run`: the plan names the files, the changes of the application's tables, and the obstacles."""
 
 from __future__ import annotations
 

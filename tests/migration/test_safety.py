@@ -333,7 +333,7 @@ def test_a_run_killed_while_it_settles_rows_keeps_those_it_settled_and_leaves_no
         assert (2000 < kept < EXISTING_SESSIONS, existing.execute(off)) == (True, [])
     again = run(MIGRATE, "--database-url", existing.url)
     assert again.returncode == 0, again.stderr
-    # Settling is no activity, and nothing that happened to a session.
+    # The backfill counts neither as activity nor as an event of a session.
     assert existing.execute("SELECT count(*) FROM session_lifecycle") == [(0,)]
     assert existing.execute("SELECT count(*) FROM sessions WHERE last_activity_at IS DISTINCT FROM updated_at") == [
         (0,)
@@ -445,7 +445,7 @@ def test_a_valid_index_or_one_of_the_application_keeps_its_strange_name(call: Ru
 @pytest.mark.client_side
 @pytest.mark.slow
 def test_a_build_that_still_runs_is_waited_for_and_its_index_kept(existing: Database, tmp_path: Path) -> None:
-    """The orphan here is no run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
+    """The orphan here was not started by a run of ours, so nothing ends it; it waits for a snapshot, as a killed build would."""
     build = "CREATE INDEX CONCURRENTLY idx_sessions_last_activity_at ON sessions (last_activity_at)"
     assert cli.main(["migrate", "--backup", "none", "--to", "013", "--database-url", existing.url]) == 0
     existing.execute("CALL pgvigil.backfill_last_activity()")  # which comes before the builds

@@ -110,7 +110,7 @@ SELECT is((SELECT count(*) FROM pg_temp.plan_of('SELECT count(*) FROM session_mo
 TRUNCATE context_history;
 SELECT is(pg_temp.held('a'), '0/0/0', 'TRUNCATE counts back too');
 
--- A session that is deleted and put back by one statement: its rows go only after that.
+-- A session that is deleted and inserted again by one statement: its rows go only after that.
 INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT pg_temp.id('c'), n, 'message', 'xy' FROM generate_series(51, 53) n;
 DO $$ BEGIN PERFORM pgvigil.fold_session_counters(); END $$;
 INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT pg_temp.id('c'), n, 'message', 'xy' FROM generate_series(54, 55) n;

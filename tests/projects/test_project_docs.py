@@ -19,7 +19,7 @@ EXAMPLES = re.findall(r"^```console\n(.*?)^```", PAGE, re.M | re.S)
 
 
 def typed(example: str) -> list[tuple[str, list[str]]]:
-    """Each command of an example, here documents and all, with the lines that the page shows of its output."""
+    """Return each command of an example, including here documents, with the lines that the page shows of its output."""
     found: list[tuple[str, list[str]]] = []
     ends = ""
     for line in example.splitlines():

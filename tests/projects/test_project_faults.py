@@ -1,4 +1,4 @@
-"""What files of other teams hold, and pgvigil's own do not: each of these once went wrong."""
+"""Test constructs in files of other teams that pgvigil's own files do not use: each of these once failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Other teams' migrations: all of a file or nothing of it, each step once, the tool's own ledger right, and nothing begun on a wrong footing."""
+"""Test other teams' migrations: a file runs as a whole or not at all, each step once, and the tool's own ledger is
+right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What COPY leaves behind: the triggers of a statement see all its rows."""
+"""Test COPY: the triggers of a statement see all its rows."""
 
 from __future__ import annotations
 

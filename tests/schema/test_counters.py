@@ -53,7 +53,7 @@ def operate(sessions: list[uuid.UUID]) -> Writer:
 
 
 class Writers:
-    """Eight connections that write until they are told to stop, or have written enough."""
+    """A group of eight connections that write until `enough` is set or each has written enough."""
 
     def __init__(self, database: Database, write: Writer, seed: int) -> None:
         self.database, self.write, self.seed = database, write, seed
@@ -212,7 +212,7 @@ def test_what_is_folded_while_all_context_is_truncated_does_not_come_back(
 
 @pytest.fixture
 def unsettled(existing: Database, call: Run) -> Database:
-    """`existing` as it is between the migration that makes the counters and the one that counts what was there."""
+    """A copy of `existing` between the migration that makes the counters and the one that counts the rows from before."""
     existing.execute("CREATE SEQUENCE numbers START 1000000")
     assert call("pgvigil", "migrate", "--backup", "none", "--database-url", existing.url).returncode == 0
     existing.execute("DELETE FROM pgvigil.migrations WHERE revision = '015'")

@@ -1,5 +1,6 @@
-"""Faults of earlier systems of this kind, by their numbers in the product's list. Those that SQL alone can show are in
-tests/pgtap: 5 (020), 6 (040), 7, 8 and 9 (010), 10 (050), 11 (030); here they are met by the road an application takes.
+"""Faults of earlier systems of this kind, by their numbers in the product's list. Tests in tests/pgtap show those that
+need only SQL: 5 (020), 6 (040), 7, 8 and 9 (010), 10 (050), 11 (030). The tests here show them as an application meets
+them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def test_4_the_backup_is_full_and_not_in_the_working_directory(run: Run, existin
 
 @pytest.mark.client_side
 def test_4_a_database_is_not_taken_for_another_whose_name_begins_alike(run: Run, existing: Database) -> None:
-    """There is `app-prod`, and no `app`: setting `app` up makes a new database and leaves the other alone."""
+    """Setting up `app` beside `app-prod` makes a new database and does not change the other one."""
     before = catalog(existing)
     shorter = existing.name[:-1]
     url = existing.url.replace(existing.name, shorter)

@@ -1,4 +1,4 @@
-"""tests/pgtap/*.sql, each on a new install; those named *_existing.sql on a migrated one."""
+"""Run tests/pgtap/*.sql, each on a new install, and those named *_existing.sql on a migrated database."""
 
 from __future__ import annotations
 

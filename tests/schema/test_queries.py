@@ -50,7 +50,7 @@ class Query:
 
 
 def page() -> list[Query]:
-    """All blocks of the page. One that promises nothing would not be found here, and is a fault."""
+    """Return all blocks of the page. A block without a promise is an error: it would not be tested."""
     text = (PROJECT / "docs" / "queries.md").read_text()
     found = re.findall(r"```sql\n-- (index only|by index): (.*)\n([^`]*)```", text)
     assert len(found) == text.count("```sql")
@@ -106,7 +106,7 @@ def walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class Counting(psycopg.RawCursor[Any]):
-    """Counts the statements of all cursors."""
+    """A cursor that counts the statements of all cursors."""
 
     statements = 0
 
@@ -116,7 +116,7 @@ class Counting(psycopg.RawCursor[Any]):
 
 
 def one_by_one(connection: Connection, query: Query, ids: list[str]) -> list[tuple[Any, ...]]:
-    """As a loop would ask."""
+    """Query one row at a time, as a loop would."""
     rows = []
     if "LATERAL" in query.sql:
         listed = "SELECT id, session_key, last_activity_at FROM sessions WHERE status = 'active' ORDER BY last_activity_at DESC LIMIT 20"

@@ -1,4 +1,4 @@
-"""Rollups: they count each row once, whoever writes meanwhile, and what people read from them is what the rows say."""
+"""Test the rollups: they count each row once under concurrent writes, and their views return what the rows contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECOUNT = """SELECT operation, count(*), min(duration_ms), max(duration_ms), cou
                     round(avg(duration_ms), 3)
              FROM performance_logs WHERE created_at >= date_trunc('minute', now() - interval '24 hours') GROUP BY 1"""
 DIFFERENCE = f"({WINDOW} EXCEPT {RECOUNT}) UNION ALL ({RECOUNT} EXCEPT {WINDOW})"
-# What lies in the rollups, and the same recounted from the rows they are to hold.
+# The content of the rollups, and the same counted again from their rows.
 ROLLED = """SELECT time_bucket, operation, calls, successful, total_ms, min_ms, max_ms, histogram FROM pgvigil.performance_rollups WHERE bucket_width = 'hour'"""
 ROLLED_RECOUNT = """SELECT date_trunc('hour', created_at, 'UTC'), operation, count(*), count(*) FILTER (WHERE success), sum(duration_ms), min(duration_ms),
                            max(duration_ms), sum(pgvigil.histogram_unit(pgvigil.histogram_bin(duration_ms)))
@@ -32,7 +32,7 @@ ROLLED_DIFFERENCE = f"({ROLLED} EXCEPT ({ROLLED_RECOUNT})) UNION ALL (({ROLLED_R
 
 
 def log(database: Database, operation: str, ago: str, durations: str = "1", late: str = "0") -> None:
-    """One row per duration, from that long ago; `late`: it came so much later than it happened."""
+    """Add one row per duration, from that long ago; `late`: it arrived so much later than it happened."""
     database.execute(
         """INSERT INTO performance_logs (id, operation, duration_ms, success, created_at)
            SELECT overlay(pgvigil.uuid_v7_floor(now() - %s::interval + %s::interval)::text PLACING substr(gen_random_uuid()::text, 25) FROM 25)::uuid,
@@ -46,7 +46,7 @@ def run_job(database: Database, job: str) -> int:
 
 
 def roll_up_everything(database: Database) -> None:
-    """Until the watermark, which keeps a second's distance from the clock, is past the last row."""
+    """Roll up until the watermark, which is a second behind the clock, is past the last row."""
     left = "SELECT count(*) FROM performance_logs WHERE id >= (SELECT next_id FROM pgvigil.rollup_progress)"
 
     def nothing_left() -> bool:
@@ -208,7 +208,7 @@ def test_who_may_not_see_when_a_writer_began_waits_for_its_end(fresh: Database) 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.slow(first=1)
 def test_concurrent_writers_lose_no_row_to_the_rollup(fresh: Database, seed: int) -> None:
-    """Writers commit, roll back and dawdle as chance will have it while the rollup runs; the view is right at every moment."""
+    """Writers commit, roll back and pause at random while the rollup runs; the view is right at every moment."""
     fresh.execute("UPDATE pgvigil.rollup_progress SET next_id = pgvigil.uuid_v7_floor(now())")
     failures: list[str] = []
     stop = threading.Event()

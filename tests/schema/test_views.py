@@ -51,7 +51,7 @@ def test_pages_of_sessions_are_read_from_an_index_without_a_sort(fresh: Database
 
 
 def scans_of_changes(db: Database) -> list[str]:
-    """How a page of sessions finds the changes of each of them."""
+    """Return the scans by which a page of sessions finds the changes of each of them."""
     ((found,),) = db.execute("EXPLAIN (FORMAT JSON) SELECT context_entries FROM session_monitoring_view LIMIT 50")
     plan = nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
     return [n["Node Type"] for n in plan if n.get("Relation Name") == "session_counter_changes"]

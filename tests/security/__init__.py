@@ -1,1 +1,1 @@
-"""Attacks by legitimate users of a database, and the walk over the catalog that shows what is open to whom."""
+"""Test attacks by legitimate users of a database, and walk over the catalog to show which objects are open to whom."""

@@ -66,7 +66,9 @@ class Installation:
     done: list[object] = field(default_factory=list)
 
     def reach(self, state: str, make: Callable[[], object]) -> None:
-        """Makes a state, or copies the database of an earlier test that did the same until here. A few states are all that tests share."""
+        """Make a state, or copy the database of an earlier test with the same steps until here. All tests share a few
+        states.
+        """
         way = (self.owner, self.user, self.schema, *self.done, state)
         before = len(self.done)
         server, name = self.database.server, self.database.name
@@ -86,7 +88,9 @@ class Installation:
         return self.database.url.replace("postgres@", f"{self.user}@")
 
     def connect(self, user: str = "postgres") -> Connection:
-        """With nothing of the owner's on its path: what the test itself asks must not step into the owner's traps."""
+        """Connect without any schema of the owner in the path: statements of the test itself must not call the owner's
+        traps.
+        """
         self.done.append(object())  # like nobody else's
         return self._connect(user)
 
@@ -94,7 +98,7 @@ class Installation:
         return self.database.connect(user=user, options="-c search_path=pg_catalog")
 
     def execute(self, statements: str, *, user: str = "postgres", role: str = "") -> list[tuple[Any, ...]]:
-        """Statements with {app} in the place of the schema's name, as somebody."""
+        """Run statements as this user or role; {app} is replaced by the schema's name."""
         app = sql.Identifier(self.schema)
         self.done.append((statements, user, role))
         with self._connect(user) as connection:
@@ -109,7 +113,7 @@ class Installation:
         return self.execute(statements, role=self.owner)
 
     def build(self) -> None:
-        """Roles and the application's tables, as if they had been there for long."""
+        """Make the roles and the application's tables, with rows that are not new."""
         self.execute(ROLES)
         self.reach("built", self._build)
 
@@ -126,7 +130,7 @@ class Installation:
         return done.returncode, done.stdout + done.stderr
 
     def migrate(self) -> None:
-        """And the owner accepts what the jobs do."""
+        """Migrate, and accept as the owner what the jobs do."""
         self.reach("migrated", self._migrate)
 
     def _migrate(self) -> None:
@@ -142,7 +146,7 @@ class Installation:
 
     @property
     def turned(self) -> bool:
-        """Whether code of the owner's ran with more rights than the owner has."""
+        """Return True if code of the owner ran with more rights than the owner has."""
         [(called, is_superuser)] = self.execute(
             "SELECT t.is_called, r.rolsuper FROM {app}.turned t, pg_roles r WHERE r.rolname = 'x_owner'"
         )
@@ -154,7 +158,7 @@ _STATES: dict[int, dict[tuple[object, ...], str]] = {}
 
 @pytest.fixture(scope="session")
 def states(pg: Server) -> dict[tuple[object, ...], str]:
-    """Databases of a server that are copied, by what was done to them."""
+    """A server's databases for copying, keyed by what was done to them."""
     return _STATES.setdefault(pg.major, {})
 
 
@@ -162,7 +166,7 @@ def states(pg: Server) -> dict[tuple[object, ...], str]:
 def installed(
     database: Database, call: Run, states: dict[tuple[object, ...], str]
 ) -> Iterator[Callable[..., Installation]]:
-    """Builds the application in an arrangement; nobody is left a superuser."""
+    """Build the application in an arrangement; afterwards no role of it is a superuser."""
 
     def build(**arrangement: str) -> Installation:
         installation = Installation(database, call, **arrangement, states=states)

@@ -1,4 +1,4 @@
-"""Operators and functions beside the server's own in the application's schema, with the very same types."""
+"""Create operators and functions with exactly the types of the server's own in the application's schema."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PLANTED = """
 
 
 def names_called() -> list[str]:
-    """Each word before a parenthesis in our files."""
+    """Return each word before a parenthesis in our files."""
 
     return sorted(
         {

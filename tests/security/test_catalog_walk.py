@@ -1,4 +1,4 @@
-"""What is open to whom: every function, table and default privilege of an installation, walked over in the catalog."""
+"""Walk over the catalog and check who may use each function, table and default privilege of an installation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_function_with_its_owner_s_rights_pins_its_path(catalog: Connectio
 
 
 def test_what_pins_no_path_is_bound_when_it_is_made_or_qualifies_its_operators(catalog: Connection) -> None:
-    """Other functions in PL/pgSQL without a path: hot triggers, and the procedures that commit, which can have none."""
+    """The others in PL/pgSQL without a path are hot triggers, and procedures that commit, which cannot have one."""
     loose = names(
         catalog,
         r"""SELECT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -107,7 +107,7 @@ def test_what_is_unqualified_is_found(body: str) -> None:
 
 
 def unqualified(body: str) -> list[str]:
-    """What a plpgsql body leaves to the path: operators, functions, types and tables."""
+    """Return the names in a plpgsql body that depend on the path: operators, functions, types and tables."""
     code = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "''", body)
     code = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", code)
     code = (

@@ -1,4 +1,6 @@
-"""Files that others may have written: a project's file, a spec, an archive's row. They are refused in words, and obeyed by nobody."""
+"""Test files that others may have written (a project's file, a spec, an archive's row): each is refused with a message,
+and none is obeyed.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def test_a_stranger_s_file_in_a_directory_above_is_not_read(tmp_path: Path) -> N
     (tmp_path / "mine").mkdir()
     assert config.find(tmp_path / "mine").file == file
     os.chown(file, 65534, 65534)
-    assert config.find(tmp_path).file == file  # who stands in the directory has chosen it
+    assert config.find(tmp_path).file == file  # a user who works in the directory has chosen it
     with pytest.raises(UsageError, match="belongs to another user"):
         config.find(tmp_path / "mine")
 
@@ -118,7 +120,7 @@ def test_a_superuser_s_migrate_runs_nothing_that_hangs_on_another_role_s_ledger(
     ids=["flow", "block", "json"],
 )
 def test_a_spec_that_is_nested_too_deeply_is_a_usage_error(tmp_path: Path, name: str, said: str) -> None:
-    """In a process of its own: libyaml would end it with a segmentation fault."""
+    """The test needs a process of its own, which libyaml would end with a segmentation fault."""
     (tmp_path / name).write_text(said)
     code = "import sys; from pathlib import Path; from pgvigil.validate import load_declaration; load_declaration(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / name],

@@ -1,4 +1,6 @@
-"""Operators and functions that stand beside the server's own in the application's schema, with the very same types, before pgvigil comes."""
+"""Test operators and functions with exactly the types of the server's own, made in the application's schema before
+pgvigil is installed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from security.planted import plant
 
 pytestmark = pytest.mark.in_full
 
-# What of ours stands on something of the application's schema that is no table: bound when it was made.
+# Our objects that depend on an object of the application's schema other than a table: bound when they were made.
 BOUND = """
     SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)
     FROM pg_depend d
@@ -72,7 +74,7 @@ def test_nothing_planted_runs_in_a_revert(planted: Installation) -> None:
 
 
 def test_nothing_planted_runs_with_the_owner_s_rights_for_somebody_else(planted: Installation) -> None:
-    """What a stranger plants in a schema of the path that the functions of ours are called with."""
+    """The path that our functions are called with contains a schema with objects of a stranger."""
     planted.migrate()
     planted.execute(
         "GRANT USAGE, CREATE ON SCHEMA {app} TO x_stranger; GRANT SELECT, INSERT, UPDATE, DELETE ON {app}.sessions TO x_stranger"

@@ -1,4 +1,6 @@
-"""Nothing that the owner puts in the place of a table runs with more rights, even where a command has found everything as shipped before."""
+"""Test replaced tables: nothing that the owner puts in their place runs with more rights, even after a command has
+checked the originals.
+"""
 
 from __future__ import annotations
 

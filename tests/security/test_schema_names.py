@@ -1,4 +1,4 @@
-"""The application's tables may lie in a schema of any name."""
+"""Test that the application's tables may be in a schema of any name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a legitimate role of the database, reader, admin or owner, tries to become or to get rid of."""
+"""Test legitimate roles of the database (reader, admin, owner) that try to gain rights, or to remove restrictions."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_a_member_without_inherit_and_set_speaks_for_nobody(own: Database, role:
 
 
 def test_a_writer_that_speaks_for_one_other_login_writes_nothing_into_the_sessions_of_the_next(own: Database) -> None:
-    """In one batch with statements that it may write: each instance is asked about, not the first one that is found."""
+    """The batch also holds statements that it may write: each instance is checked, and not only the first one found."""
     own.execute("GRANT pgvigil_writer TO x_owner; GRANT x_owner TO x_stranger")
     try:
         with own.connect(user="x_owner") as friend, own.connect(user="x_stranger") as stranger:
@@ -328,7 +328,7 @@ def test_an_application_with_the_grants_of_the_page_writes_its_sessions_and_read
 
 @pytest.mark.in_short
 def test_a_tenant_with_the_tables_alone_reads_nothing_of_another_tenant_s(granted: Database) -> None:
-    """On 14, too, where views ignore policies."""
+    """The test includes 14, where views ignore policies."""
     granted.execute("REVOKE pgvigil_reader FROM x_stranger")
     granted.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('theirs', 'another'), ('gone', 'another')")
     granted.execute("DELETE FROM sessions WHERE session_key = 'gone'")

@@ -437,7 +437,7 @@ def test_what_a_migration_displaced_is_put_back_with_the_owner_s_rights(mined: I
 
 
 def test_the_web_application_asks_nothing_as_a_superuser_over_another_owner(mined: Installation) -> None:
-    """A transaction that only reads is no protection: COPY TO PROGRAM is allowed in one."""
+    """A read-only transaction does not protect: COPY TO PROGRAM is allowed in one."""
     mined.migrate()
     app = web.application(mined.url, authorize=lambda _: web.Principal("ann", "admin"))
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -527,7 +527,7 @@ def test_in_each_arrangement_all_of_it_can_be_reverted(arranged: Installation) -
 
 
 def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable[..., Installation]) -> None:
-    """Somebody in the role of an owner without login migrates, and everything is that owner's."""
+    """A member of an owner role without login migrates, and that owner owns everything."""
     at = installed(owner="x_nobody", user="x_owner")
     at.execute("GRANT x_nobody TO x_owner")
     try:

@@ -1,4 +1,6 @@
-"""What is no defect is no finding: upkeep, tuning, the application's own, other settings, other servers, other roles."""
+"""Test that harmless changes are not reported: maintenance, tuning, the application's own objects, other settings,
+servers and roles.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every single defect is found, under the name of the object that has it, and nothing else is reported beside it."""
+"""Test that each single defect is found, under the name of its object, and that nothing else is reported."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ END $$;
 
 
 def runnable(repair: str) -> str:
-    """What is commented out, because data go with it, is run too; and all of it in one transaction."""
+    """Return the repair in one transaction, with the statements that are commented out because they delete data."""
     repair = re.sub("^(BEGIN|COMMIT);$", "", repair.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
     return re.sub("^-- (DROP|ALTER)", r"\1", repair, flags=re.MULTILINE)
 

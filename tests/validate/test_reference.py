@@ -1,4 +1,4 @@
-"""What the spec does not spell out is held against our own DDL, loaded on the same server."""
+"""Test the comparison with our own DDL, loaded on the same server, for everything that the spec does not declare."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ DISASTERS = [
 
 
 def apply(conn: Any, script: str) -> None:
-    """In the test's transaction, and with what would destroy data."""
+    """Run it in the test's transaction, including statements that destroy data."""
     script = re.sub("^(BEGIN|COMMIT);$", "", script.replace(" CONCURRENTLY", ""), flags=re.MULTILINE)
     conn.execute(re.sub("^-- (DROP|ALTER)", r"\1", script, flags=re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""Each fault of a spec file is told with its file and line. No server is needed."""
+"""Test that each error of a spec file is reported with file and line. No server is needed."""
 
 from __future__ import annotations
 

@@ -528,7 +528,7 @@ def quote(name: str) -> str:
 
 
 def random_database(draw: random.Random) -> tuple[list[str], list[str]]:
-    """DDL, and changes of which each makes another database."""
+    """Return DDL, and changes that each make the database differ from it."""
     ddl, changes = [], []
     for name in draw.sample(NAMES, 4):
         table, columns = quote(f"t {name}"), {quote(one): draw.choice(list(TYPES)) for one in draw.sample(NAMES, 4)}

@@ -1,4 +1,4 @@
-"""Any schema, written down by `spec dump`, is valid against its own spec; any one change to it is found and named."""
+"""Test that any schema is valid against its own `spec dump`, and that any one change to it is found and named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def conn(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def build(conn: psycopg.Connection[Any], world: World) -> None:
-    """Makes room for the schema of an example and builds it."""
+    """Make room for the schema of an example and build it."""
     for (name,) in conn.execute(
         "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'tap', 'information_schema')"
     ).fetchall():
@@ -101,7 +101,7 @@ LONG = "long" * 15
 
 
 def test_what_is_written_of_a_routine_holds_where_a_type_has_a_long_name(conn: Any, tmp_path: Path) -> None:
-    """pgTAP cuts the names of types after 63 bytes, brackets and quotes included."""
+    """In pgTAP, names of types end after 63 bytes, brackets and quotes included."""
     bring_pgtap(conn)
     conn.execute(
         f"""DROP SCHEMA IF EXISTS far CASCADE; CREATE SCHEMA far; CREATE TYPE far."{LONG}Q" AS ENUM ('a');
@@ -129,7 +129,7 @@ def test_what_is_written_of_a_schema_that_only_has_a_composite_type_is_true_of_i
 
 
 def test_what_is_written_of_an_invalid_index_holds_without_it(conn: Any, tmp_path: Path) -> None:
-    """pg_dump leaves it out."""
+    """The index is not in a dump of pg_dump."""
     bring_pgtap(conn)
     conn.execute("DROP SCHEMA IF EXISTS unfit CASCADE; CREATE SCHEMA unfit; CREATE TABLE unfit.t (a integer)")
     conn.execute("CREATE INDEX left_over ON unfit.t (a); CREATE INDEX fit ON unfit.t (a)")

@@ -1,4 +1,4 @@
-"""What is made of a spec: a JSON Schema for editors, a reference for people, pgTAP tests."""
+"""Test the files that are made from a spec: a JSON Schema for editors, a reference for people, pgTAP tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer
 
 
 def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
-    """What a validator of JSON Schema (draft 2020-12) would say, of the keywords that are used here."""
+    """Yield the errors that a validator of JSON Schema (draft 2020-12) would report, for the keywords used here."""
     assert not schema.keys() - CHECKED - SAID
     if reference_ := schema.get("$ref"):
         yield from faults(value, SCHEMA["$defs"][reference_.rpartition("/")[2]], at)
@@ -61,7 +61,7 @@ def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
 
 
 class Words(yaml.SafeLoader):
-    """As editors read YAML 1.2: what looks like a date is a text."""
+    """A loader that reads YAML 1.2 as editors do: a date is a text."""
 
 
 Words.yaml_implicit_resolvers = {
@@ -74,7 +74,7 @@ OWN = yaml.load(project.SPEC.read_text(), Loader=Words)  # noqa: S506 - a SafeLo
 
 
 def places(value: Any, schema: dict[str, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Where each kind of entry of our own spec stands first: a name for the kind, and the keys that lead there."""
+    """Yield a name for each kind of entry of our own spec, with the keys that lead to it."""
     if reference_ := schema.get("$ref"):
         yield from places(value, SCHEMA["$defs"][reference_.rpartition("/")[2]] | {"title": reference_}, path)
         return
@@ -89,7 +89,9 @@ FIRST = dict(reversed(list(places(OWN, SCHEMA))))
 
 
 def reduced(value: Any, kept: list[tuple[Any, ...]]) -> Any:
-    """`value` with those entries of its tables, views, … alone that stand on one of the ways, and all that are no mapping."""
+    """Return `value` with only those entries of its tables, views, … that are on one of the paths, and everything but
+    mappings.
+    """
     if not isinstance(value, dict):
         return value
     return {
@@ -230,7 +232,7 @@ def test_reference_names_everything_that_is_declared() -> None:
 
 
 def test_comments_of_the_migrations_are_those_of_the_database(fresh: Any) -> None:
-    """So that the page tells what people would read in psql."""
+    """The page shows the same text as psql."""
     migrations = files.load(project.MIGRATIONS)
     ledger = (project.MIGRATIONS / "ledger.sql").read_text()
     read = schema_reference.comments([ledger, *(migration.script for migration in migrations)])

@@ -1,4 +1,4 @@
-"""Each single defect is found under the right name, and what is harmless is let pass."""
+"""Test that each single defect is found under the right name, and that harmless changes pass."""
 
 from __future__ import annotations
 

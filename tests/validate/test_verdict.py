@@ -1,4 +1,4 @@
-"""What made validate say VALID wrongly, run other people's code, or offer a repair that harms: none of it does so again."""
+"""Test faults that must not return: a wrong VALID, code of others that validate ran, and repairs that do harm."""
 
 from __future__ import annotations
 
@@ -597,7 +597,7 @@ def test_reference_of_one_server_is_not_taken_for_another(fresh: Database, folde
 
 @pytest.fixture
 def only_stored(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """One whose reference is only in the database: making `fresh` may leave another copy in the folder that holds then."""
+    """A database that is the only place of its reference: making `fresh` may leave another copy in the usual folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return fresh
 

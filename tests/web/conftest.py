@@ -16,7 +16,7 @@ from pgvigil import web
 from pgvigil.live import Recorder
 
 MANY = "1000000/minute"
-PATIENT = 5.0  # seconds: a loaded machine is no server that is away
+PATIENT = 5.0  # seconds: a server on a loaded machine must not count as absent
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECRET = "hunter2-must-not-show"  # noqa: S105 - planted
 SCRIPT = "<script>alert(1)</script>"
@@ -24,14 +24,16 @@ ESCAPE = "\x1b[31mred"
 
 
 def by_header(request: Request) -> web.Principal | None:
-    """`X-Who: viewer` or `admin`."""
+    """Return the principal of the header `X-Who: viewer` or `X-Who: admin`."""
     role = request.headers.get("x-who")
     return web.Principal(f"the {role}", role) if role in ("viewer", "admin") else None  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
 def executions(templates: Templates) -> Iterator[Database]:
-    """400 executions of four users over two days, several at the same time; counted by job totals up to the last ten."""
+    """A database with 400 executions of four users over two days, several at the same time; job totals has counted all
+    but the last ten.
+    """
     with _new_database(templates.server, templates.get("fresh")) as new:
         statement = """
             INSERT INTO query_executions (execution_id, user_id, query, database_type, status, execution_time, total_rows, started_at, error_message)
@@ -71,7 +73,7 @@ def _opened(
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """`serve(url, who="admin", …)`: a client of an application of its own, closed in the end."""
+    """Return a client of an application of its own by `serve(url, who="admin", …)`, and close it in the end."""
     closing: list[Callable[[], object]] = []
     yield lambda url, who="admin", **options: _opened(closing, tmp_path / "spill", url, who, **options)
     for close in closing:
@@ -80,7 +82,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """`shared(url, who="admin", records=False)`: a client whose application other tests of the module use as well."""
+    """Return a client by `shared(url, who="admin", records=False)`; other tests of the module use its application as
+    well.
+    """
     closing: list[Callable[[], object]] = []
     known: dict[Any, TestClient] = {}
 

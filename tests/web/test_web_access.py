@@ -1,4 +1,4 @@
-"""Who may do what: each route for nobody, a viewer and an admin; tokens, proxies, origins, hosts and limits."""
+"""Test who may do what: each route for nobody, a viewer and an admin; tokens, proxies, origins, hosts and limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLES = (None, "viewer", "admin")
 
 
 def routes(app: Any) -> set[tuple[str, str]]:
-    """Each method and path of the application, those it does not document too."""
+    """Return each method and path of the application, including those without documentation."""
     found: set[tuple[str, str]] = set()
 
     def walk(one: Any, prefix: str = "") -> None:

@@ -43,7 +43,7 @@ HOSTILE = "<img src=x onerror=document.title='hacked'>"
 
 
 def missing(what: str) -> None:
-    """In CI it has to be there."""
+    """Skip the test; in CI, where the program must be installed, fail it."""
     (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(what)
 
 
@@ -66,7 +66,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def shop(templates: Templates, browser: Any) -> Iterator[Database]:  # noqa: ARG001 - without a browser nothing is needed
-    """Made-up rows of a week, and a session whose every text is a tag."""
+    """A database with made-up rows of a week, and a session with a tag in every text."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         demo_rows.insert(new.url, 300)
         new.execute("INSERT INTO sessions (session_key, agent_from, agent_to) VALUES (%s, %s, %s)", (HOSTILE,) * 3)
@@ -141,7 +141,7 @@ Visit = Callable[..., Visitor]
 
 @pytest.fixture
 def visit(browser: Any, service: str, tokens: dict[str, Any]) -> Iterator[Visit]:
-    """`visit(name, …)`: as the holder of that token, logged in by its cookie."""
+    """Open a page with `visit(name, …)` as the holder of that token, logged in by its cookie."""
     visitors: list[Visitor] = []
 
     def visit(name: str | None = "alice", url: str = service, **options: Any) -> Visitor:
@@ -490,7 +490,7 @@ FEWER_ROWS = """
 
 
 def violations(tab: Any, rules: list[str] = RULES) -> list[str]:
-    tab.evaluate(FEWER_ROWS)  # again each time: a page may have drawn them anew
+    tab.evaluate(FEWER_ROWS)  # again each time: a page may have drawn them again
     found = tab.evaluate(f"axe.run({{runOnly: {rules}}})")["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 

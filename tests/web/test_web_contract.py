@@ -1,4 +1,6 @@
-"""Requests of all kinds, made from our own OpenAPI document: each is answered as the document says, and none by a 500."""
+"""Test requests of all kinds, made from our own OpenAPI document: each is answered as the document says, and none by a
+500.
+"""
 
 from __future__ import annotations
 

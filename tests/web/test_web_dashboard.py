@@ -324,7 +324,7 @@ def test_another_job_is_refused(serve: Serve, own: Database, options: Any, job: 
 
 
 def pages_below(client: Any, start: str, headers: dict[str, str]) -> None:
-    """From `start` on, following only the links that the answers name."""
+    """Follow from `start` on only the links in the answers."""
     from urllib.parse import urljoin
 
     def get(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Sessions, connections, jobs and checks over HTTP; and what an admin may do to them, in whose name."""
+"""Test sessions, connections, jobs and checks over HTTP; and the actions of an admin, with the name that is recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.client_side
 
 @pytest.fixture(scope="module")
 def stored(templates: Templates) -> Iterator[Database]:
-    """23 sessions, several last active at the same time, each with a context row that holds a secret."""
+    """A database with 23 sessions, several last active at the same time, each with a context row that holds a secret."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         new.execute(
             """INSERT INTO sessions (session_key, agent_from, status, retention_policy, metadata, last_activity_at)

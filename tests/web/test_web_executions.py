@@ -24,7 +24,7 @@ PLAIN_STATS = """
 
 
 def pages(client: TestClient, path: str, **parameters: Any) -> list[dict[str, Any]]:
-    """All rows, page by page."""
+    """Return all rows, page by page."""
     found: list[dict[str, Any]] = []
     while True:
         answer = client.get(path, params=parameters)

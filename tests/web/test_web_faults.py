@@ -43,7 +43,7 @@ def server(pg: Server) -> Iterator[Mortal]:  # noqa: ARG001 - that this runs onc
 
 @contextmanager
 def frozen(server: Mortal) -> Iterator[None]:
-    """None of its processes does anything."""
+    """Stop all processes of the server."""
     process = server.server._process
     assert process
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -127,7 +127,7 @@ def stopped(server: Mortal) -> Iterator[None]:
 
 @contextmanager
 def locked(server: Mortal) -> Iterator[None]:
-    """All tables are locked by somebody else."""
+    """Lock all tables from another session."""
     query = """SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind IN ('r', 'p') AND n.nspname IN ('public', 'pgvigil', 'instrumentation')"""
     with psycopg.connect(server.url) as other:

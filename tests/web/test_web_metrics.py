@@ -1,4 +1,6 @@
-"""/metrics: names that Prometheus takes, counters that do not fall, and rules and panels that find what they ask for."""
+"""Test /metrics: Prometheus accepts its names, counters do not fall, and rules and panels find the metrics that they
+query.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ ALWAYS = {"sum", "count", "bucket"}
 
 @pytest.fixture(scope="module")
 def watched(templates: Templates) -> Iterator[Database]:
-    """Some of everything that there are metrics of."""
+    """A database with rows for every metric."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         new.execute("INSERT INTO sessions (session_key, agent_from) SELECT 'k' || g, 'a' FROM generate_series(1, 3) g")
         new.execute(
@@ -56,7 +58,7 @@ def executions(database: Database, first: int, last: int, engine: str = "mysql")
 
 
 def read(serve: Serve, database: Database) -> dict[str, float]:
-    """Each sample by its name and labels."""
+    """Return each sample by its name and labels."""
     text = serve(database.url, "viewer").get("/metrics").text
     return {
         f"{sample.name}{{{','.join(f'{k}={v}' for k, v in sorted(sample.labels.items()))}}}": sample.value
@@ -253,7 +255,7 @@ def test_metrics_files_are_written_and_none_of_yours_is_replaced(call: Run, tmp_
 
 
 def program(name: str) -> str:
-    """promtool or prometheus. In CI they have to be there."""
+    """Return the path of promtool or prometheus. Without it the test is skipped; in CI it fails."""
     found = shutil.which(name, path=f"{os.environ.get('PROMETHEUS_BIN', '')}:{os.environ['PATH']}")
     if not found:
         refuse = pytest.fail if os.environ.get("REQUIRE_PROMETHEUS") else pytest.skip
@@ -275,7 +277,7 @@ def test_promtool_takes_names_rules_and_the_tests_of_rules(shared: Serve, watche
 
 
 def an_hour_of(text: str, now: int) -> str:
-    """What an hour of scrapes would have brought: counters rise by their value each minute, gauges stay."""
+    """Return the scrapes of an hour: counters rise by their value each minute, gauges stay."""
     lines, rising = [], False
     for line in text.splitlines():
         if line.startswith("# TYPE"):

@@ -1,4 +1,4 @@
-"""The session monitor over HTTP, and below Flask; what no worker has counted is never told as zeros."""
+"""Test the session monitor over HTTP, and below Flask; values that no worker has counted are never shown as zeros."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASE = "/admin/session-monitoring"
 
 @pytest.fixture(scope="module")
 def monitored(templates: Templates) -> Iterator[Database]:
-    """Two workers of one application, and an ended one of another."""
+    """A database with two workers of one application, and an ended one of another."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         report(new)
         report(new)

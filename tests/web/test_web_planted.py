@@ -1,4 +1,4 @@
-"""Secrets, tags and terminal escapes in every text column: in no answer to a viewer, no log and no metric."""
+"""Test secrets, tags and terminal escapes in every text column: no answer to a viewer, log or metric contains them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATHS = [
 
 @pytest.fixture(scope="module")
 def planted(templates: Templates) -> Iterator[Database]:
-    """Names that a viewer sees hold a tag and escapes; what a viewer does not see holds a secret as well."""
+    """A database where names that a viewer sees hold a tag and escapes; all other texts hold a secret as well."""
     with _new_database(templates.server, templates.get("fresh")) as new:
         new.execute(
             """INSERT INTO query_executions (execution_id, user_id, conversation_id, query, database_type, status, error_message, error_type,
@@ -116,7 +116,9 @@ COLUMNS = """
 
 @pytest.fixture(scope="module")
 def everywhere(templates: Templates, planted: Database) -> Iterator[Database]:
-    """Each column of text or JSON of each table that has rows holds its own name, a tag and escapes, where no constraint refuses it."""
+    """A database where each text and JSON column of tables with rows holds its own name, a tag and escapes, unless a
+    constraint refuses it.
+    """
     # A database that is copied may have no connection, and the other tests' clients keep theirs.
     Database(planted.server, "postgres").execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (planted.name,)

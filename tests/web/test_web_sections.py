@@ -1,4 +1,6 @@
-"""Sections of the state: read together, not again while nothing changes, and shown before a long one is known."""
+"""Test the sections of the state: read together, not read again while nothing changes, and shown before a slow one is
+known.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pgvigil serve`: closed unless told otherwise, and a server as others see it; the base install needs none of its packages."""
+"""Test `pgvigil serve`: closed by default, and how others see the server; the base install needs none of its packages."""
 
 from __future__ import annotations
 

@@ -191,9 +191,9 @@ async function poll() {
   }
 }
 
-/** Have `told` called with the rows of a section whenever they have come. */
+/** Call `handle` with the rows of a section whenever they arrive. */
 const followers = [];
-export const follow = (name, told) => { followers.push(() => { const rows = state.sections[name].data; if (rows) told(rows); }); };
+export const follow = (name, handle) => { followers.push(() => { const rows = state.sections[name].data; if (rows) handle(rows); }); };
 
 export const again = () => { busy || poll(); };
 
@@ -334,7 +334,7 @@ export function copyButton(text, name) {
   } }, "Copy");
 }
 
-/** Put what `load` returns into the element, or say why not. */
+/** Put the result of `load` into the element, or the reason of its failure. */
 export async function fill(element, load) {
   element.setAttribute("aria-busy", "true");
   try {
