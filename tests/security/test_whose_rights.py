@@ -526,6 +526,21 @@ def test_in_each_arrangement_all_of_it_can_be_reverted(arranged: Installation) -
     assert arranged.execute("SELECT to_regnamespace('pgvigil'), count(*) FROM {app}.sessions") == [(None, 5)]
 
 
+def test_a_table_of_another_role_in_the_application_s_schema_keeps_nobody_from_reverting(
+    arranged: Installation,
+) -> None:
+    """Up to PostgreSQL 14, every role may create one in public."""
+    arranged.migrate()
+    arranged.execute("CREATE TABLE {app}.of_another (n integer); ALTER TABLE {app}.of_another OWNER TO x_stranger")
+    code, said = arranged.pgvigil("revert", "--to", "base", "--backup", "none")
+    assert code == 0, said
+    [(left,)] = arranged.execute(
+        """SELECT count(*) FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee WHERE r.rolname LIKE 'pgvigil%'
+           AND c.relname IN ('sessions', 'context_history', 'codebase_snapshots', 'handoff_requests') AND r.rolname <> 'pgvigil_owner'"""
+    )
+    assert left == 0
+
+
 def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable[..., Installation]) -> None:
     """A member of an owner role without login migrates, and that owner owns everything."""
     at = installed(owner="x_nobody", user="x_owner")
