@@ -995,11 +995,12 @@ def test_code_of_another_role_does_not_run_in_a_copy_with_the_rights_of_the_owne
     assert (done.returncode, f'GRANT "{other}" TO "{owner}"' in done.stderr) == (4, True), done.stderr
 
 
-@pytest.mark.client_side
+@pytest.mark.oldest_and_newest
 def test_a_restore_names_the_settings_that_its_role_may_not_make(
     call: Run, owned: Database, restorer: str, tmp_path: Path
 ) -> None:
     owned.execute(f'ALTER DATABASE "{owned.name}" SET log_statement = ddl')
+    owned.execute("CREATE ROLE guest_of_public NOLOGIN; GRANT CREATE ON SCHEMA public TO guest_of_public")
     assert call("pgvigil", "backup", "create", "--database-url", restorer).returncode == 0
     (archive,) = (tmp_path / "backups of this test").glob("*.dump")
     done = call("pgvigil", "restore", archive, "--database-url", restorer)
@@ -1010,6 +1011,7 @@ def test_a_restore_names_the_settings_that_its_role_may_not_make(
         (kept,) = re.findall(r"DROP DATABASE (\S+);", done.stdout)
         with psycopg.connect(owned.server.dsn(), autocommit=True) as conn:
             conn.execute(f"DROP DATABASE {kept} WITH (FORCE)".encode())
+        owned.execute("DROP OWNED BY guest_of_public; DROP ROLE guest_of_public")
 
 
 @pytest.mark.client_side

@@ -28,6 +28,8 @@ _KINDS = re.compile(r"(?:COMMENT - |SECURITY LABEL - )?(?:PUBLICATION|EVENT TRIG
 _EXTENSION = re.compile(r"(?:COMMENT - |SECURITY LABEL - )?EXTENSION (?:- )?(\S+)")
 _ROWS = re.compile(r"(?:TABLE DATA|SEQUENCE SET) (.*)")
 
+# Up to 14 their owner is a superuser. For others pg_restore leaves the schema as it is, and the server warns of the rights.
+_OF_INITDB = ("SCHEMA - public ", "ACL - SCHEMA public ")
 # No code is in these.
 _PLAIN = re.compile(r"SCHEMA -|(?:DEFAULT )?ACL |COMMENT |BLOB|LARGE OBJECT|TABLE DATA |SEQUENCE SET ")
 
@@ -89,7 +91,9 @@ def of_role(conn: psycopg.Connection, pg_restore: Path, target: Target, archive:
         return Selection()
     entries = [_entry(line) for line in _listed(pg_restore, target, archive)]
     roles: dict[str, str] = dict(conn.execute(_ROLES).fetchall())
-    owners = {entry: _owner(entry, roles) for entry in entries}
+    roles["pg_database_owner"] = "ours"  # of the copy
+    of_initdb = _OF_INITDB if conn.info.server_version < 150000 else ()
+    owners = {entry: _owner(entry, roles) for entry in entries if not entry.startswith(of_initdb)}
     if others := sorted(
         {owner for entry, owner in owners.items() if roles.get(owner) == "other" and not _PLAIN.match(entry)}
     ):
