@@ -545,13 +545,20 @@ class _Writer:
         else:
             yield f"has_sequence({self._pair(label)}, {text(said)})"
             sequence = self._oid(label)
-        found = f"(SELECT ROW(format_type(seqtypid, NULL), seqincrement, seqstart, seqmin, seqmax, seqcache, seqcycle)::text FROM pg_sequence WHERE seqrelid = {sequence})"
-        numbers = [
-            attributes.get("increment", 1),
-            *(attributes[key] for key in ("start", "minimum", "maximum")),
-            attributes.get("cache", 1),
-        ]
-        expected = f"ROW({text(attributes['type'])}, {', '.join(map(str, numbers))}, {str(attributes.get('cycle', False)).lower()})::text"
+        numbers = {
+            "format_type(seqtypid, NULL)": text(attributes["type"]),
+            "seqincrement": attributes.get("increment", 1),
+            "seqstart": attributes["start"],
+            "seqmin": attributes["minimum"],
+            "seqmax": attributes["maximum"],
+            "seqcache": attributes.get("cache", 1),
+            "seqcycle": str(attributes.get("cycle", False)).lower(),
+        }
+        if ref.of_column and pg_dump_gaps.retypes(ref, ["type"], self.declared.objects):
+            for lost in ("format_type(seqtypid, NULL)", "seqmin", "seqmax"):
+                del numbers[lost]
+        found = f"(SELECT ROW({', '.join(numbers)})::text FROM pg_sequence WHERE seqrelid = {sequence})"
+        expected = f"ROW({', '.join(map(str, numbers.values()))})::text"
         yield f"is({found}, {expected}, {text(f'counting of {said}')})"
 
     def _extension(self, ref: ObjectRef, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
