@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import PROJECT, _new_database, servers
+import tap
+from conftest import PROJECT, _new_database, pgtap_script, servers
 from pgvigil import embedded
 from pgvigil.validate import Declaration, dump_spec, fix_sql, load_declaration, validate
 from pgvigil.validate.catalog import presence, snapshot
+from pgvigil.validate.export import pgtap
 
 pytestmark = pytest.mark.oldest_and_newest
 
@@ -81,6 +84,26 @@ def test_restored_copy_meets_the_dumped_spec(strange: Any, another: Any, tmp_pat
     with another.connect() as conn:
         report = validate(conn, spec, "public")
     assert (report.findings, report.unchecked) == ((), ())
+
+
+@pytest.mark.client_side
+def test_written_tests_pass_on_a_restored_copy(strange: Any, another: Any, tmp_path: Path) -> None:
+    script = pgtap_script()
+    if script is None:
+        refuse = pytest.fail if os.environ.get("REQUIRE_PGTAP") else pytest.skip
+        refuse("pgTAP is not here: apt-get install postgresql-15-pgtap, or name its pgtap--X.Y.Z.sql in PGTAP_SQL")
+    strange.execute("CREATE TYPE closed AS RANGE (subtype = integer)")
+    strange.execute("REVOKE EXECUTE ON FUNCTION closed(integer, integer) FROM PUBLIC")
+    with strange.connect() as conn:
+        spec = declared(conn, tmp_path)
+    restore(strange.url, another.url)
+    with another.connect() as conn:
+        conn.execute("CREATE SCHEMA tap; SET search_path = tap")
+        conn.execute(script.read_text())  # type: ignore[union-attr]
+        conn.execute("RESET search_path")
+        found = tap.run(conn, pgtap.script(spec, "public"))
+    assert found.problems == []
+    assert [one.description for one in found.assertions if not one.ok] == []
 
 
 @pytest.mark.client_side

@@ -100,10 +100,12 @@ class DiffBuilder:
         finding = Finding("missing", ref.path, expected, ABSENT)
         self._entries.append(_Entry(ref, finding, fix=(lambda _: fix()) if fix else None))
 
-    def unexpected(self, ref: ObjectRef, found: str, ours: bool, fix: str = "", *, in_force: bool = False) -> None:
+    def unexpected(
+        self, ref: ObjectRef, found: str, ours: bool, fix: str = "", *, in_force: bool = False, uses: str = ""
+    ) -> None:
         """Add an object that is not declared.
 
-        With `in_force` it affects objects of ours, so that no rule ignores it.
+        With `in_force` it affects objects of ours, so that no rule ignores it. `uses` has the names of what it needs.
         """
         if in_force:
             self._in_force.add(ref)
@@ -113,7 +115,9 @@ class DiffBuilder:
             self.add("unexpected", ref, f"left alone: {rule[1]}", found, "note")
         else:
             blamed = ours or self.strict
-            self.add("unexpected", ref, "", found, "finding" if blamed else "note", fix if blamed else "")
+            severity: Severity = "finding" if blamed else "note"
+            finding = Finding("unexpected", ref.path, "", found, severity, fix=fix if blamed else "", uses=uses)
+            self._entries.append(_Entry(ref, finding))
 
     def differ(
         self,
@@ -206,7 +210,7 @@ class DiffBuilder:
         cause_of: dict[ObjectRef, ObjectRef] = {}
         for ref in ranked:
             attributes, root = self._missing[ref]
-            text = " ".join(_texts(attributes)) + f" {root}"
+            text = " ".join(texts_of(attributes)) + f" {root}"
             for cause in ranked:
                 if cause == ref or cause_of.get(cause) == ref:
                     continue
@@ -307,15 +311,16 @@ def _names(ref: ObjectRef) -> re.Pattern[str]:
     return re.compile(rf'(?<!["\w]){re.escape(word)}(?!["\w])')
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_of(value: object) -> Iterator[str]:
+    """Yield the texts among attributes, but for comments and bodies."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for part in (part for key, part in value.items() if key not in ("body", "comment")):
-            yield from _texts(part)
+            yield from texts_of(part)
     elif isinstance(value, list):
         for part in value:
-            yield from _texts(part)
+            yield from texts_of(part)
 
 
 def _without_echoes(findings: list[tuple[ObjectRef, Finding]]) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ def left_out(
     `copy`: the database has another name than the one that the spec was dumped from.
     """
     of = ref.of or ref
-    if ref.of and of.kind == "type" and _is_multirange(of, expected):
+    if ref.of and of.kind == "type" and is_multirange(of, expected):
         return _MULTIRANGE
     if expected.get(of, {}).get("constructor") or found.get(of, {}).get("constructor"):
         return _CONSTRUCTOR
@@ -57,7 +57,8 @@ def left_out(
     return _LANGUAGES if copy and of.rare_kind == "language" and of.rare_name in ("c", "internal", "sql") else ""
 
 
-def _is_multirange(ref: ObjectRef, objects: dict[ObjectRef, Attributes]) -> bool:
+def is_multirange(ref: ObjectRef, objects: dict[ObjectRef, Attributes]) -> bool:
+    """Return true if a type comes with a range type."""
     return ref not in objects and any(
         ref.label == (of["range"].get("MULTIRANGE_TYPE_NAME") or ddl_routines.usual_multirange(one.label))
         for one, of in objects.items()

@@ -82,6 +82,7 @@ class Search:
         )
         self.renames = Renames(self.found)
         self.words: list[tuple[re.Pattern[str], str, re.Pattern[str] | None, str]] = []
+        self.types: list[tuple[re.Pattern[str], str]] = []  # renamed types and relations: what takes them is called by them
 
     def run(self) -> Renames:
         self._labels()
@@ -365,7 +366,10 @@ class Search:
         again = rf'((?:[\w"]+\.)?{re.escape(new)}) AS {re.escape(new)}(?![\w"])'
         if kind != "column":
             again = rf'(?<![\w".])({re.escape(new)}) {re.escape(last_name(new))}(?![\w"])'
-        self.words.append((re.compile(rf'{before}{re.escape(old)}(?![\w"$])'), new, re.compile(again), r"\1"))
+        word = re.compile(rf'{before}{re.escape(old)}(?![\w"$])')
+        self.words.append((word, new, re.compile(again), r"\1"))
+        if kind in ("type", *_RELATIONS):
+            self.types.append((word, new))
 
     def _read(self, value: Any) -> Any:
         """Return a value with the expected names in the place of the found ones."""
@@ -391,6 +395,8 @@ class Search:
                 if to != ref and to in self.expected and to not in self.found.objects:
                     self._move(ref, to, self.roots[to])
                     expected, ref = self.expected[to], to
+                elif (to := self._called_now(ref)) not in self.found.objects:  # as a removal has to call it
+                    self._move(ref, to, self.found.roots[ref])
             if expected is None or expected == there:
                 continue
             changed = {
@@ -407,6 +413,17 @@ class Search:
             if reads := details.get("reads"):
                 names = {self._raw(there): self._raw(label) for label, there in self.renames.relations.items()}
                 self.found.details[ref] = details | {"reads": [names.get(one, one) for one in reads]}
+
+    def _called_now(self, ref: ObjectRef) -> ObjectRef:
+        """Return an undeclared object with the names that renamed types among its arguments get."""
+        of = ref if ref.of is None else ref.of
+        if not (of.signature or of.rare_kind in ("cast", "transform")):
+            return ref
+        start = of.bare_label if of.signature else ""
+        rest = of.label[len(start) :]
+        for word, new in self.types:
+            rest = word.sub(lambda _, new=new: new, rest)  # type: ignore[misc]
+        return ref.renamed(lambda _: start + rest)
 
     def _raw(self, label: str) -> str:
         return f"{unquoted(schema_of(label)) or self.found.schema}.{unquoted(last_name(label))}"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pgvigil.lazily import later
-from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.identifiers import quoted, schema_of
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.diff.default_rights import explained, owner_of
-from pgvigil.validate.diff.diff_builder import DiffBuilder
+from pgvigil.validate.diff.diff_builder import DiffBuilder, texts_of
 
 if TYPE_CHECKING:
     from pgvigil.validate.diff import inherited, made_anew
@@ -54,6 +54,7 @@ class Unexpected:
             ]
         not_ours = {ref.label for ref in strange if ref.kind in ("table", "view")}
         unexpected = set(strange)
+        of_types = {name for ref in strange if ref.kind == "type" for name in objects[ref].get("base", {}).values()}
         for ref in strange:
             kind, root, attributes = ref.kind, roots[ref], objects[ref]
             if (root in not_ours and kind not in ("table", "view")) or (
@@ -61,6 +62,10 @@ class Unexpected:
             ):
                 continue
             if ref.of_column and self._is_identity(ref):
+                continue
+            if kind == "sequence" and "of" in attributes and schema_of(attributes["of"]) in not_ours:
+                continue  # it goes with its table
+            if ref.bare_label in of_types and self._reads_undeclared_type(ref, attributes, unexpected):
                 continue
             if kind == "column" and (
                 inherited.is_of_parent(ref, objects, self.expected)
@@ -103,9 +108,28 @@ class Unexpected:
             fix = self.repairs().drop(ref)
             if family and kind == "table" and not self.declaration.complete:
                 fix = "\n".join(f"ALTER TABLE {root} NO INHERIT {parent};" for parent in attributes.get("inherits", ()))
-            self.builder.unexpected(ref, said, self._blamed(ref, root, attributes), fix, in_force=bool(family))
+            uses = self._uses(ref, attributes) if self.declaration.complete else ""
+            blamed = self._blamed(ref, root, attributes)
+            self.builder.unexpected(ref, said, blamed, fix, in_force=bool(family), uses=uses)
         if not self.declaration.complete:
             self._row_security()
+
+    def _reads_undeclared_type(self, ref: ObjectRef, attributes: Attributes, undeclared: set[ObjectRef]) -> bool:
+        """Return true of a function by which an undeclared base type is read or written: neither can go without the other."""
+        text = f"{ref.signature} {attributes.get('returns')}"
+        return any(
+            ref.bare_label in self.found.objects[one].get("base", {}).values() and one.label in text
+            for one in undeclared
+            if one.kind == "type"
+        )
+
+    def _uses(self, ref: ObjectRef, attributes: Attributes) -> str:
+        """Return the definitions of an object and its parts."""
+        parts = self.found.parts.get(ref.label, ()) if ref.kind in ("table", "view") else ()
+        body = [attributes["body"]] if attributes.get("atomic") else []
+        named = [ref.label] if ref.signature or ref.kind == "other" else []
+        texts = [text for one in (ref, *parts) for text in texts_of(self.found.objects[one])]
+        return " ".join([*named, *texts, *body])
 
     def _completes_invalid(self, ref: ObjectRef) -> bool:
         """Return true of what a partition has of an index that the spec records as INVALID: with all of them it is valid."""

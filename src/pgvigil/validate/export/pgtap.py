@@ -19,6 +19,7 @@ from pgvigil.validate.catalog.identifiers import last_name, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, view
 from pgvigil.validate.catalog.queries_rights import RIGHTS_ON_PUBLIC
 from pgvigil.validate.catalog.snapshot import Attributes
+from pgvigil.validate.diff import pg_dump_gaps
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
 _WHOLE = Mark(frozenset())  # of an object in a spec that speaks of everything
@@ -219,7 +220,8 @@ class _Writer:
         if kind == "partitioned table":
             yield f"is_partitioned({pair}, {text(f'{said} is partitioned')})"
             if key := attributes.get("partition_by"):
-                yield f"is(pg_get_partkeydef({self._oid(label)}), {text(key)}, {text(f'{said} is partitioned by its key')})"
+                found = f"pg_get_partkeydef({self._oid(label)})"
+                yield self._means(found, key, label, "partition key", f"{said} is partitioned by its key")
         if bound := attributes.get("bound"):
             parent = f"inhparent = {self._oid(attributes['partition_of'])}"
             found = f"(SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid AND {parent} WHERE c.oid = {self._oid(label)})"
@@ -312,9 +314,8 @@ class _Writer:
         generated = attributes.get("generated")
         if expression := generated or attributes.get("default"):
             found = f"pg_temp.default_of({self._relation(root)}, {text(name)})"
-            yield self._means(
-                found, expression, root, ref.name, f"{'expression' if generated else 'default'} of {said}"
-            )
+            what, kind = ("expression", "generated") if generated else ("default", f"default of {ref.name}")
+            yield self._means(found, expression, root, kind, f"{what} of {said}")
         elif self._speaks_of("default", attributes, mark) and not attributes.get("identity"):
             yield f"col_hasnt_default({pair}, {text(name)}, {text(f'{said} has no default')})"
 
@@ -455,7 +456,8 @@ class _Writer:
         if "arguments" in attributes:
             found = "regexp_replace(pg_get_function_arguments(oid), '(^|, )IN ', '\\1', 'g')"
             arguments = re.sub(r"(^|, )IN ", r"\1", attributes["arguments"])
-            yield self._of_function(where, found, text(arguments), f"arguments of {said}")
+            found = f"(SELECT {found} FROM pg_proc WHERE {where})"
+            yield self._means(found, arguments, "", "arguments", f"arguments of {said}")
         if returns := attributes.get("returns"):
             found = f"(SELECT pg_get_function_result(oid) FROM pg_proc WHERE {where})"
             yield f"is({found}, {text(returns)}, {text(f'result of {said}')})"
@@ -485,7 +487,13 @@ class _Writer:
             yield self._of_function(
                 where, plain, _texts(sorted(setting.replace('"', "") for setting in settings)), f"settings of {said}"
             )
-        if (body := attributes.get("body")) is not None:
+        body = attributes.get("body")
+        if body is not None and attributes.get("atomic") and kind == "function":
+            shape = "format('(%s) RETURNS %s LANGUAGE sql %s', pg_get_function_arguments(oid), pg_get_function_result(oid), pg_get_function_sqlbody(oid))"
+            expected = f"({attributes.get('arguments', '')}) RETURNS {attributes['returns']} LANGUAGE sql {body}"
+            found = f"(SELECT {shape} FROM pg_proc WHERE {where})"
+            yield self._means(found, expected, "", "body", f"body of {said}")
+        elif body is not None:
             yield self._of_function(
                 where, "coalesce(pg_get_function_sqlbody(oid), prosrc)", text(body), f"body of {said}"
             )
@@ -537,13 +545,20 @@ class _Writer:
         else:
             yield f"has_sequence({self._pair(label)}, {text(said)})"
             sequence = self._oid(label)
-        found = f"(SELECT ROW(format_type(seqtypid, NULL), seqincrement, seqstart, seqmin, seqmax, seqcache, seqcycle)::text FROM pg_sequence WHERE seqrelid = {sequence})"
-        numbers = [
-            attributes.get("increment", 1),
-            *(attributes[key] for key in ("start", "minimum", "maximum")),
-            attributes.get("cache", 1),
-        ]
-        expected = f"ROW({text(attributes['type'])}, {', '.join(map(str, numbers))}, {str(attributes.get('cycle', False)).lower()})::text"
+        numbers = {
+            "format_type(seqtypid, NULL)": text(attributes["type"]),
+            "seqincrement": attributes.get("increment", 1),
+            "seqstart": attributes["start"],
+            "seqmin": attributes["minimum"],
+            "seqmax": attributes["maximum"],
+            "seqcache": attributes.get("cache", 1),
+            "seqcycle": str(attributes.get("cycle", False)).lower(),
+        }
+        if ref.of_column and pg_dump_gaps.retypes(ref, ["type"], self.declared.objects):
+            for lost in ("format_type(seqtypid, NULL)", "seqmin", "seqmax"):
+                del numbers[lost]
+        found = f"(SELECT ROW({', '.join(numbers)})::text FROM pg_sequence WHERE seqrelid = {sequence})"
+        expected = f"ROW({', '.join(map(str, numbers.values()))})::text"
         yield f"is({found}, {expected}, {text(f'counting of {said}')})"
 
     def _extension(self, ref: ObjectRef, _root: str, _attributes: Attributes, _mark: Mark) -> Iterator[str]:
@@ -586,7 +601,7 @@ class _Writer:
         For a revocation, test that some of those are absent.
         """
         of = ref.of
-        if of is None or of.kind not in _RIGHTS:
+        if of is None or of.kind not in _RIGHTS or self._is_lost_by_dumps(of):
             return
         kind, label, role = of.kind, of.label, self._bare(ref.grantee)
         catalog, acl, usual, owner = _RIGHTS[kind]
@@ -616,6 +631,11 @@ class _Writer:
         yield test if role == "PUBLIC" else self._if_role(role, test)
 
     _revocation = _grant
+
+    def _is_lost_by_dumps(self, of: ObjectRef) -> bool:
+        """Return true if pg_dump does not carry the rights on an object, so that a restored database lacks them."""
+        constructs = bool(self.declared.objects.get(of, {}).get("constructor"))
+        return constructs or (of.kind == "type" and pg_dump_gaps.is_multirange(of, self.declared.objects))
 
     # --- parts of tests ----------------------------------------------------------------------------------------------
 

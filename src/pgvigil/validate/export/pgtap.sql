@@ -168,8 +168,28 @@ BEGIN
         RETURN printed;
     ELSIF kind = 'domain' THEN
         EXECUTE 'CREATE DOMAIN pg_temp.probe AS ' || definition;
-        SELECT pg_get_constraintdef(oid) INTO printed FROM pg_constraint WHERE contypid = 'pg_temp.probe'::regtype AND contype = 'c';
+        SELECT pg_get_constraintdef(oid) INTO printed FROM pg_constraint WHERE contypid = to_regtype('pg_temp.probe') AND contype = 'c'; -- not ::regtype, which a plan keeps
         DROP DOMAIN pg_temp.probe;
+        RETURN printed;
+    ELSIF kind = 'generated' THEN  -- a default may not name other columns
+        EXECUTE format('CREATE TEMP VIEW probe AS SELECT %s AS value FROM %s', definition, like_table);
+        printed := pg_get_viewdef('pg_temp.probe'::regclass);
+        DROP VIEW pg_temp.probe;
+        RETURN printed;
+    ELSIF kind = 'partition key' THEN
+        EXECUTE format('CREATE TEMP TABLE probe (LIKE %s) PARTITION BY %s', like_table, definition);
+        printed := pg_get_partkeydef('pg_temp.probe'::regclass);
+        DROP TABLE pg_temp.probe;
+        RETURN printed;
+    ELSIF kind = 'arguments' THEN
+        EXECUTE format('CREATE PROCEDURE pg_temp.probe(%s) LANGUAGE plpgsql AS $probe$BEGIN END$probe$', definition);
+        SELECT pg_get_function_arguments(oid) INTO printed FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema();
+        DROP PROCEDURE pg_temp.probe;
+        RETURN printed;
+    ELSIF kind = 'body' THEN  -- one that the server has read, with the arguments and the result before it
+        EXECUTE 'CREATE FUNCTION pg_temp.probe' || definition;
+        SELECT pg_get_function_sqlbody(oid) INTO printed FROM pg_proc WHERE proname = 'probe' AND pronamespace = pg_my_temp_schema();
+        DROP FUNCTION pg_temp.probe;
         RETURN printed;
     END IF;
     EXECUTE format('CREATE TEMP TABLE probe (LIKE %s)', like_table);
@@ -187,8 +207,8 @@ BEGIN
     ELSIF kind = 'policy' THEN
         EXECUTE 'CREATE POLICY probe ON pg_temp.probe USING ' || definition;
         SELECT pg_get_expr(polqual, polrelid) INTO printed FROM pg_policy WHERE polrelid = 'pg_temp.probe'::regclass;
-    ELSE  -- the column that has the default
-        EXECUTE format('ALTER TABLE pg_temp.probe ALTER %s SET DEFAULT %s', kind, definition);
+    ELSE  -- 'default of' the column that has it
+        EXECUTE format('ALTER TABLE pg_temp.probe ALTER %s SET DEFAULT %s', substr(kind, 12), definition);
         SELECT regexp_replace(pg_get_expr(adbin, adrelid), '^CURRENT_TIMESTAMP$', 'now()') INTO printed
         FROM pg_attrdef WHERE adrelid = 'pg_temp.probe'::regclass;
     END IF;

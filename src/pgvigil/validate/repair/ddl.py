@@ -169,7 +169,8 @@ def create(ref: ObjectRef, root: str, attributes: Attributes, columns: dict[str,
     if made and "comment" in attributes:
         made += "\n" + comment(ref, root, attributes["comment"], attributes.get("kind", ""))
     if made and kind == "column":
-        made += "".join(f"\n{line}" for line in not_null(root, ref.name, attributes, {}))
+        named = {key: attributes[key] for key in ("not_null",) if key in attributes}
+        made += "".join(f"\n{line}" for line in not_null(root, ref.name, attributes, named))
     if made and kind == "constraint" and "index_comment" in attributes:
         made += f"\n{comment(ObjectRef('index', label), root, attributes['index_comment'])}"
     if made and kind == "sequence" and "of" in attributes:

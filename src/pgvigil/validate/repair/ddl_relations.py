@@ -25,7 +25,8 @@ def column(attributes: Attributes) -> str:
         text += identity(attributes)
     elif "default" in attributes:
         text += f" DEFAULT {attributes['default']}"
-    return text + " NOT NULL" * (attributes.get("nullable") is False)
+    name = f" CONSTRAINT {attributes['not_null']}" if "not_null" in attributes else ""
+    return text + f"{name} NOT NULL" * (attributes.get("nullable") is False)
 
 
 def identity(attributes: Attributes) -> str:
@@ -89,8 +90,8 @@ def create_table(label: str, attributes: Attributes, columns: dict[str, Attribut
         if "comment" in of
     ]
     for name, of in columns.items():
-        named = {} if name in listed else {key: of[key] for key in ("not_null",) if key in of}
-        made += not_null(label, name, of, named)
+        typed = name not in listed and "of_type" in attributes  # its columns are written without the name
+        made += not_null(label, name, of, {} if typed else {key: of[key] for key in ("not_null",) if key in of})
     made += [
         alter
         for key in ("row_security", "replica_identity")

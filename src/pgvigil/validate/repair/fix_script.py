@@ -136,16 +136,63 @@ def ordered(pieces: list[Piece]) -> list[Piece]:
         if at in needs and piece.ref.kind == "comment":
             needs[at] |= {other for other in range(at) if left[other].finding is piece.finding and piece.finding}
     removals = [at for at in range(len(left)) if at not in needs]
-    to_come = {piece.ref.label for piece in left if not piece.removes}
-    stood_on = [at for at in removals if _kind(left[at].ref) in _STOOD_ON and left[at].ref.label not in to_come]
-    stood_on.sort(key=lambda at: _STOOD_ON.index(_kind(left[at].ref)))
-    done: list[int] = [at for at in removals if at not in stood_on]
+    users = _users(left, removals)
+    first, last = _removals(left, removals, users)
+    for at in (*first, *last):  # what stays for a person to decide keeps what it uses
+        if not left[at].text.startswith("-- ") and any(left[one].text.startswith("-- ") for one in users[at]):
+            left[at] = left[at]._replace(text=sql_text.remark(left[at].text))
+    done = list(first)
     waiting = [at for at in range(len(left)) if at in needs]
     while waiting:
         chosen = next((at for at in waiting if not needs[at] & set(waiting)), waiting[0])
         waiting.remove(chosen)
         done.append(chosen)
-    return [left[at] for at in (*done, *stood_on)]
+    return [left[at] for at in (*done, *last)]
+
+
+def _removals(
+    pieces: list[Piece], removals: list[int], users: dict[int, set[int]]
+) -> tuple[list[int], list[int]]:
+    """Return the positions of removals, each before those of what it uses: those that go first, and those that go last."""
+    to_come = {piece.ref.label for piece in pieces if not piece.removes}
+    freed = " ".join(piece.text for piece in pieces if not piece.removes and " NO INHERIT " in piece.text)
+    first = {at for at in removals if pieces[at].ref.label in to_come}
+    while more := {user for at in first for user in users[at]} - first:
+        first |= more
+    able = [at for at in removals if at not in first]
+    last = [
+        at
+        for at in able
+        if _kind(pieces[at].ref) in _STOOD_ON or f" NO INHERIT {pieces[at].ref.label};" in freed  # by a child
+    ]
+    last.sort(key=lambda at: _STOOD_ON.index(kind) if (kind := _kind(pieces[at].ref)) in _STOOD_ON else -1)
+    while more := {at for at in able if at not in last and users[at] & set(last)}:
+        last += sorted(more)
+    return _users_first([at for at in removals if at not in last], users), _users_first(last, users)
+
+
+def _users(pieces: list[Piece], removals: list[int]) -> dict[int, set[int]]:
+    """Return for each removal the removals of what uses the object."""
+    texts = {at: finding.uses for at in removals if (finding := pieces[at].finding) and finding.uses}
+    users: dict[int, set[int]] = {}
+    for at in removals:
+        ref = pieces[at].ref
+        if ref.rare_kind == "transform":  # a function that uses it takes its type
+            ref = ObjectRef("type", ref.rare_name.removeprefix("FOR ").rpartition(" LANGUAGE ")[0])
+        name, plain = _name(ref), "" if ref.kind in ("other", "constraint", "index") else ref.name
+        users[at] = {
+            other for other, text in texts.items() if name and other != at and plain in text and name.search(text)
+        }
+    return users
+
+
+def _users_first(some: list[int], users: dict[int, set[int]]) -> list[int]:
+    done, waiting = [], list(some)
+    while waiting:
+        chosen = next((at for at in waiting if not users[at] & set(waiting)), waiting[0])
+        waiting.remove(chosen)
+        done.append(chosen)
+    return done
 
 
 def _kind(ref: ObjectRef) -> str:
@@ -165,6 +212,10 @@ def _name(ref: ObjectRef) -> re.Pattern[str] | None:
     label = ref.bare_label
     if ref.rare_kind in _NEEDED:
         label = ref.rare_name.partition(" USING ")[0]
+    elif ref.rare_kind == "transform":  # needed by the functions that use it
+        label = "TRANSFORM FOR TYPE " + ref.rare_name.removeprefix("FOR ").rpartition(" LANGUAGE ")[0]
+    elif ref.kind in ("constraint", "index"):  # a key, needed by those that reference it
+        return re.compile(rf'REFERENCES {re.escape(ref.relation)}(?=\()') if ref.relation else None
     elif ref.kind not in (
         "schema",
         "collation",

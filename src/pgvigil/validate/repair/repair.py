@@ -112,6 +112,10 @@ class Repairs:
             key=lambda other: (_PARTS.index(other.kind), "FOREIGN KEY" in self.expected[other].get("definition", ""))
         )
         parts = [self._owner(ref, root, attributes)]
+        for name in (name for name, of in columns.items() if "identity" in of and "partition_of" not in attributes):
+            column = ObjectRef.on("column", label, name)
+            if text := (of := self.expected.get(column.owned_sequence, {})).get("comment"):
+                parts.append(sql_text.comment(ObjectRef("sequence", self._beside(column, of)), "", text))
         before = others
         if "partition_of" in attributes:
             before = [other for other in others if other.kind in ("constraint", "index")]
@@ -332,6 +336,8 @@ class Repairs:
         if ref.kind == "column" and (of_view := view(root)) in self.found.objects:
             return self.change(of_view, ["definition"]) if of_view in self.expected else ""
         text = ddl.drop(self._by_its_name(ref), root, attributes)
+        if attributes.get("kind") == "base":  # with the functions by which it is read and written
+            text = text.replace(";", " CASCADE;")
         if ref.kind == "schema" and not any(one.within(ref) for one in self.found.objects):
             text = text.replace(" CASCADE", "")  # it is empty, or its tables are to be moved back first
         data = ref.kind in _HOLDS_DATA or attributes.get("kind") == "materialized view"
@@ -534,6 +540,8 @@ class Repairs:
             if not (expected.get("virtual") and any(text.startswith("CHECK ") for text in parts)):
                 return f"ALTER TABLE {root} ALTER COLUMN {ref.name} SET EXPRESSION AS ({expected['generated']});"
         word = re.compile(rf'(?<![\w"]){re.escape(ref.name)}(?![\w"])')
+        if word.search(self.found.objects.get(table(root), {}).get("partition_by", "")):
+            return ""  # a column of the partition key can not go
         again = []
         for part in self.found.parts.get(root, ()):
             of = self.found.objects[part]

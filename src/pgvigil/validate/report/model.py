@@ -46,6 +46,7 @@ class Finding:
     fix: str = ""
     line: int | None = None
     steps: tuple[Step, ...] = ()  # the repair in its parts, where it has several
+    uses: str = ""  # of an undeclared object: its definition and those of its parts, by which a script sorts removals
 
     @property
     def parts(self) -> tuple[Step, ...]:
