@@ -70,6 +70,15 @@ def shop(templates: Templates, browser: Any) -> Iterator[Database]:  # noqa: ARG
     with _new_database(templates.server, templates.get("fresh")) as new:
         demo_rows.insert(new.url, 300)
         new.execute("INSERT INTO sessions (session_key, agent_from, agent_to) VALUES (%s, %s, %s)", (HOSTILE,) * 3)
+        # An alert that stays: it shows in the head of each page.
+        new.execute(
+            """INSERT INTO pgvigil.anomalies (database_type, status, hour, value, expected, spread, since)
+               VALUES ('postgresql', 'failed', now(), 90, 1, 1, now())"""
+        )
+        new.execute(
+            "INSERT INTO query_executions (execution_id, user_id, query, database_type, status) VALUES ('long', 'long', %s, 'x', 'success')",
+            (f"SELECT {'x' * 5000} AS last",),
+        )
         yield new
 
 
@@ -269,6 +278,15 @@ def test_a_number_of_the_durations_leads_to_its_list_and_the_filters_stay(visit:
     )
     assert shop.execute(query, (float(longer), float(most) if most else None)) == [(many,)]
     assert tab.locator(".list tbody tr").count() == min(many, 50)
+
+
+def test_a_long_text_is_cut_in_a_list_and_read_whole_when_a_reader_wants_it(visit: Visit) -> None:
+    tab = visit().shown("executions?user_id=long")
+    tab.click("text=Details")
+    assert tab.text_content("dialog pre") == f"SELECT {'x' * 93}…"
+    tab.click("text=Show all of it")
+    tab.wait_for_function("document.querySelector('dialog pre').textContent.endsWith('x AS last')")
+    assert tab.query_selector("text=Show all of it") is None
 
 
 def test_a_page_asks_for_all_its_modules_at_once(visit: Visit) -> None:

@@ -99,13 +99,20 @@ def dry_run(target: Target, job: str) -> tuple[Job, list[consent.Preview]]:
         return _named(jobs_of(conn), job), [one for one in consent.preview(conn) if one.job == job]
 
 
-def run(target: Target, job: str, options: Options, log: Reporter) -> str:
-    """Run a job now, due or not. Return what it did, in words.
+def run(
+    target: Target,
+    job: str,
+    options: Options,
+    log: Reporter,
+    begin: Callable[[psycopg.Connection], None] = lambda _: None,
+) -> str:
+    """Run a job now, due or not. Return what it did, in words. `begin` gets its connection first.
 
     Raise LockedError where it is running elsewhere, PreconditionError where it waits for consent, JobError where it
     failed (its work until then is kept).
     """
     with connect(target) as conn:
+        begin(conn)
         _require_work(conn)
         known = _named(jobs_of(conn), job)
         if known.waits_for_consent:

@@ -3,6 +3,7 @@
 # Annotations are not postponed: FastAPI reads those of functions that are made within a function.
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -123,13 +124,21 @@ def router(app: FastAPI) -> APIRouter:
     async def run_job(principal: admin, job: Job) -> Response:
         if len(running) >= _JOBS_AT_ONCE:
             raise Problem(409, "refused", "The job was not run", f"{_JOBS_AT_ONCE} jobs of this service are running.")
-        target = await store.ask(lambda connection: _target_for(connection, store.target, principal, job))
-        future = jobs.submit(_run_job, target, job)
+        await store.ask(lambda connection: _require_job(connection, job))
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def begin(connection: Connection) -> None:
+            _act_for(connection, principal, of_transaction=False)
+            loop.call_soon_threadsafe(begun.set)
+
+        future = jobs.submit(_run_job, store.target, job, begin)
         running.add(future)
         future.add_done_callback(running.discard)
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
         waiting.add_done_callback(lambda _: store.forget())
+        waiting.add_done_callback(lambda _: begun.set())
+        await begun.wait()  # a pooler may refuse it, and takes its time
         try:
             said = await asyncio.wait_for(asyncio.shield(waiting), _ANSWER_WITHIN)
         except TimeoutError:
@@ -153,20 +162,17 @@ _MAY_TAKE: Final = """
             AND NOT (SELECT u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname OPERATOR(pg_catalog.=) SESSION_USER))"""
 
 
-def _act_for(connection: Connection, principal: Principal) -> None:
-    """Take the rights of pgvigil_admin for this transaction, if the login may, and put the principal's name into the trail."""
+def _act_for(connection: Connection, principal: Principal, *, of_transaction: bool = True) -> None:
+    """Take the rights of pgvigil_admin, if the login may, and put the principal's name into the trail: for this transaction, or session."""
     connection.execute(
-        f"""SELECT pg_catalog.set_config('pgvigil.actor', %s, true),
-                   CASE WHEN {_MAY_TAKE} THEN pg_catalog.set_config('role', 'pgvigil_admin', true) END""".encode(),
-        (f"web:{principal.name}",),
+        f"""SELECT pg_catalog.set_config('pgvigil.actor', %s, %s),
+                   CASE WHEN {_MAY_TAKE} THEN pg_catalog.set_config('role', 'pgvigil_admin', %s) END""".encode(),
+        (f"web:{principal.name}", of_transaction, of_transaction),
     )
 
 
-def _target_for(connection: Connection, target: Target, principal: Principal, job: str) -> Target:
-    """Return the target with the rights of pgvigil_admin, if the login may take them, and the principal's name.
-
-    Raise Problem for a job that is not there, or that cannot be run here.
-    """
+def _require_job(connection: Connection, job: str) -> None:
+    """Raise Problem for a job that is not there, or that cannot be run here."""
     from pgvigil.maintenance import job_runner
 
     known = next((one for one in job_runner.jobs_of(connection) if one.job == job), None)
@@ -176,24 +182,21 @@ def _target_for(connection: Connection, target: Target, principal: Principal, jo
         raise Problem(
             409, "refused", "The job was not run", f"It needs a client: run pgvigil maintain run {job} in a shell."
         )
-    row = connection.execute(f"SELECT {_MAY_TAKE}".encode()).fetchone()
-    name = f"web:{principal.name}".replace("\\", "\\\\").replace(" ", "\\ ")
-    options = f"{target.parameters.get('options', '')} -c pgvigil.actor={name}"
-    if row and row[0]:
-        options += " -c role=pgvigil_admin"
-    return Target({**target.parameters, "options": options.strip()}, target.source)
 
 
-def _run_job(target: Target, job: str) -> str:
+def _run_job(target: Target, job: str, begin: Callable[[Connection], None]) -> str:
     """Run a job as `pgvigil maintain run` does: it obeys consent. Raise Problem with the refusal in words."""
     from pgvigil.maintenance import client_jobs, job_runner
     from pgvigil.progress import Reporter
 
     try:
-        return job_runner.run(target, job, client_jobs.Options(), Reporter())
+        return job_runner.run(target, job, client_jobs.Options(), Reporter(), begin)
     except ConnectError as error:
         _log.warning("job %s was not run: %s", job, one_line(error.message))
-        raise problems.database_away() from error
+        raise Problem(
+            503, "database-away", "The job was not run: it needs a connection of its own, and got none",
+            "The log of this service has the reason. Nothing was changed.", headers={"Retry-After": "10"},
+        ) from error  # fmt: skip
     except UsageError as error:
         raise Problem(404, "not-found", "There is no such job") from error
     except PgvigilError as error:

@@ -29,7 +29,7 @@ function buttons() {
 }
 
 function details(event) {
-  return Object.entries(event.event_data || {}).filter(([name]) => name !== "actor").map(([name, value]) => `${name.replaceAll("_", " ")} ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
+  return Object.entries(event.event_data || {}).filter(([name]) => name !== "actor").map(([name, value]) => `${name.replaceAll("_", " ")} ${value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
 }
 
 const events = [];

@@ -1,4 +1,4 @@
-import { ago, badge, choice, count, field, fill, filters, follow, h, link, local, moment, offer, parameters, query, read, span, start, table } from "./app.js";
+import { ago, badge, choice, count, field, fill, filters, follow, h, link, local, moment, offer, parameters, query, read, start, table } from "./app.js";
 
 const NAMES = ["status", "retention_policy", "dormant", "agent", "key_prefix", "idle_hours", "expires_hours", "from", "to", "order"];
 const chosen = Object.fromEntries(NAMES.map((name) => [name, parameters.get(name)]).filter(([, value]) => value));
@@ -28,7 +28,7 @@ async function load() {
     ["Key", (row) => link(query("session", { id: row.id }), row.session_key), "wide"],
     ["Status", (row) => [badge(row.status), row.is_dormant && badge("dormant")]],
     ["Agents", (row) => row.agent_to ? `${row.agent_from} → ${row.agent_to}` : row.agent_from],
-    ["Idle", (row) => row.hours_since_activity === null ? "–" : span(row.hours_since_activity * 3600), "n"],
+    ["Idle", (row) => row.hours_since_activity === null ? "–" : ago(row.last_activity_at, "for"), "n"],
     ["Expires", (row) => ago(row.expires_at)],
     ["Policy", (row) => row.retention_policy],
     ["Entries", (row) => link(`${query("session", { id: row.id })}#context`, count(row.context_entries)), "n"],
