@@ -2,6 +2,7 @@
 
 require_right(conn, purpose)                             refuses before the work that ends in one
 make(conn, name, owner=…, options=…) -> Scratch          closed from the start
+opened(target, scratch, purpose, pattern, log)           a connection to it; drops it in the end
 drop(target, scratch, log)                               if it is still the one that was created
 drop_leftovers(conn, pattern, log)                       databases that killed runs have left
 
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import psycopg
@@ -223,3 +224,16 @@ def drop_quietly(target: Target, scratch: Scratch, log: Log) -> None:
     """Drop a database as `drop` does, but ignore errors, even a lost server."""
     with suppress(psycopg.Error, PgvigilError):
         drop(target, scratch, log)
+
+
+@contextmanager
+def opened(target: Target, scratch: Scratch, purpose: str, pattern: str, log: Log) -> Iterator[psycopg.Connection]:
+    """Connect to a new database; in the end drop it, and all of this pattern that killed runs have left."""
+    try:
+        with database.connect(target.at(scratch.name), purpose) as there:
+            close_public_schema(there)
+            yield there
+    finally:
+        drop_quietly(target, scratch, log)
+        with suppress(psycopg.Error, PgvigilError), connection_to_clean_up(target) as conn:
+            drop_leftovers(conn, pattern, log)

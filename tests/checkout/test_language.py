@@ -142,19 +142,22 @@ def docstrings(file: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Yield each text of an error, of the log and of the help, with its place."""
+    """Yield each text of errors, findings, the log, the help and other output, with its place."""
     for file in sorted(project.ROOT.glob("src/**/*.py")):
-        for call in nodes(file):
-            if isinstance(call, ast.Call):
-                name = getattr(call.func, "id", getattr(call.func, "attr", ""))
-                if name.endswith("Error") or name in ("log", "print", "say", "add_argument", "add_action"):
-                    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-                    for part in (part for argument in arguments for part in ast.walk(argument)):
-                        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                            yield (
-                                f"{file.relative_to(project.ROOT)}:{part.lineno}",
-                                part.value.replace('drift = "tell"', ""),
-                            )
+        docs = {
+            id(part.body[0].value)
+            for part in nodes(file)
+            if isinstance(part, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and part.body
+            if isinstance(part.body[0], ast.Expr)
+        }
+        for part in nodes(file):
+            if (
+                isinstance(part, ast.Constant)
+                and isinstance(part.value, str)
+                and " " in part.value
+                and id(part) not in docs
+            ):
+                yield f"{file.relative_to(project.ROOT)}:{part.lineno}", part.value.replace('drift = "tell"', "")
 
 
 def test_a_message_is_in_plain_english() -> None:

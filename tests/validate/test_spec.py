@@ -90,9 +90,9 @@ FAULTS = [
         "      parent: {type",
         "      id: {type: text}\n      parent: {type",
         10,
-        "'id' stands in tables.children.columns twice, first in line 9",
+        "'id' is in tables.children.columns twice, first in line 9",
     ),
-    ("  children:", "  parents:", 7, "'parents' stands in tables twice, first in line 4"),
+    ("  children:", "  parents:", 7, "'parents' is in tables twice, first in line 4"),
     ("  family:", "  parents:", 20, "parents is declared as a table (line 4) and as a view"),
     (
         "functions:\n",
@@ -275,7 +275,7 @@ def test_fault_of_a_json_file_is_told_too(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     for text, message in (
         ('{"spec": "1",\n "schemas": [}', "spec.json:2: not valid JSON: "),
-        ('{"spec": "1", "schemas": [], "tables": {"a": {}, "a": {}}}', "'a' stands in tables twice"),
+        ('{"spec": "1", "schemas": [], "tables": {"a": {}, "a": {}}}', "'a' is in tables twice"),
         ('{"spec": "1", "schemas": [], "tabels": {}}', "unknown key 'tabels'"),
         ('{"spec": "1", "schemas": [null]}', "must be a text, not nothing"),
     ):

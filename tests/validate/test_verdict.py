@@ -314,7 +314,7 @@ def test_open_execute_is_a_finding_and_is_never_given_back(fresh: Database, tmp_
         conn.execute("GRANT EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) TO PUBLIC")
         found = {finding.object: finding for finding in validate(conn, spec, "public").findings}
         opened = found["revocation on function pgvigil.reactivate_session(uuid) from PUBLIC"]
-        assert opened.found.startswith("open EXECUTE: whoever can connect may call it, ")
+        assert opened.found.startswith("open EXECUTE: every role that can connect may call it, ")
         assert opened.fix == "REVOKE EXECUTE ON FUNCTION pgvigil.reactivate_session(uuid) FROM PUBLIC;"
         assert "grant on function pgvigil.reactivate_session(uuid) to pgvigil_admin" in found
         conn.execute(opened.fix)

@@ -124,7 +124,7 @@ def _kill_confined(conn: psycopg.Connection, session: UUID, mode: str, grace: fl
         if not gone:
             _signal(conn, "pg_terminate_backend", pid, start)
             gone = _ends(conn, pid, start, grace)
-            reason = "terminated" if gone else "told to terminate, and has not ended yet"
+            reason = "terminated" if gone else "signalled to terminate, but not ended yet"
     finish = "SELECT instrumentation.finish_kill(%s, %s, %s, %s, %s)"
     execute(conn, finish, (session, mode, ok, reason, gone))
     return ok, reason

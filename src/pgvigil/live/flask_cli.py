@@ -90,7 +90,7 @@ def commands(monitor: SessionPerformanceMonitor) -> click.Group:
     def form(default: str) -> Callable[[Any], Any]:
         return click.option("--format", "form", type=click.Choice(["json", "text"]), default=default, show_default=True)
 
-    @click.group(GROUP, help="What the SQLAlchemy sessions of all workers do.")
+    @click.group(GROUP, help="Show the SQLAlchemy sessions of all workers.")
     def group() -> None:
         if monitor.reporter is not None:
             monitor.reporter.abandon()  # a command is not a worker

@@ -50,7 +50,7 @@ BEGIN
     IF to_regnamespace('instrumentation') IS NOT NULL THEN
         RAISE EXCEPTION 'schema instrumentation is there already, and pgvigil needs the name' USING HINT = 'Rename or drop it.';
     END IF;
-    -- Written so that they may stand anywhere, also in a dollar quote or a string constant.
+-- Written for use anywhere, also in a dollar quote or a string constant.
     FOREACH name IN ARRAY ARRAY[app, owner] LOOP
         found := found || CASE WHEN name ~ '^[A-Za-z0-9_]+$' THEN '"' || name || '"'
                                ELSE 'U&"' || (SELECT string_agg(CASE WHEN c ~ '[A-Za-z0-9_]' THEN c ELSE '\\+' || lpad(to_hex(ascii(c)), 6, '0') END, '' ORDER BY place)

@@ -291,7 +291,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
     )
     if owner:
         found.append(
-            f"the tables belong to {owner}, a superuser: whoever may change them can do everything on this server; give them to a role "
+            f"the tables belong to {owner}, a superuser: a role that may change them can do everything on this server; give them to a role "
             "without SUPERUSER (ALTER TABLE … OWNER TO …)"
         )
     if not one(conn, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
@@ -306,7 +306,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
         (schema,),
     ):
         found.append(
-            f"column {column} of {name} is generated and virtual: what is kept of deleted sessions is without it"
+            f"column {column} of {name} is generated and virtual: the archive of deleted sessions does not contain it"
         )
     if publications := one(
         conn,

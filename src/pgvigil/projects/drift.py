@@ -7,13 +7,13 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from pgvigil import database, project, scratch_databases
+from pgvigil import project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import MigrationError, PgvigilError
 from pgvigil.progress import Reporter
@@ -129,11 +129,5 @@ def _scratch(conn: psycopg.Connection, target: Target, log: Reporter) -> Iterato
     assert row is not None  # noqa: S101 - this connection is to it
     words = zip(("ENCODING", "LC_COLLATE", "LC_CTYPE"), map(sql.Literal, row), strict=True)
     made = scratch_databases.make(conn, name, options=list(words))
-    try:
-        with database.connect(target.at(made.name), "project") as there:
-            scratch_databases.close_public_schema(there)
-            yield there
-    finally:
-        scratch_databases.drop_quietly(target, made, log)
-        with suppress(psycopg.Error, PgvigilError), scratch_databases.connection_to_clean_up(target) as other:
-            scratch_databases.drop_leftovers(other, _NAMES, log)
+    with scratch_databases.opened(target, made, "project", _NAMES, log) as there:
+        yield there

@@ -417,7 +417,7 @@ def _try_all(conn: Connection, replaced: frozenset[str]) -> list[Finding]:
         except _Untried as reason:
             untried.append(f"{expected} ({reason})")
     if untried:
-        text = f"not so while its triggers stand in for ours: {'; '.join(untried)}"
+        text = f"not tested while its triggers replace ours: {'; '.join(untried)}"
         findings.append(Finding("different", REPLACED, "what the triggers of pgvigil do", text, "note"))
     return findings
 

@@ -162,7 +162,7 @@ def router(app: FastAPI) -> APIRouter:
         _set_cookie(request, answer, "", 0)
         return answer
 
-    @router.get(f"{BASE}/state", summary="What a page of the dashboard shows; 304 as long as it is the same", response_model=None,
+    @router.get(f"{BASE}/state", summary="The content of a page of the dashboard; 304 as long as it is the same", response_model=None,
                 responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **problems.DOCUMENTED})  # fmt: skip
     async def state_of_page(request: Request, principal: Poller, page: Page = "overview") -> Response:
         return await answer(request, principal, page)

@@ -321,7 +321,7 @@ def router(app: FastAPI) -> APIRouter:
         return written(await store.ask(lambda connection: _one(connection, store, id, text_limit, private=private)))
 
     @router.get("/sessions/{id}/timeline", response_model=None, responses={200: {"model": Timeline}, **MISSING}, tags=["sessions"],
-                summary="What happened to a session")  # fmt: skip
+                summary="The events of a session")  # fmt: skip
     async def timeline(
         principal: Viewer, id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 100,
         before: Annotated[UUID | None, Query(description="next_before of the page before")] = None,

@@ -318,7 +318,7 @@ class Comparison:
             if definer
             else "as they are"
         )
-        said = f"open EXECUTE: whoever can connect may call it, {rights}"
+        said = f"open EXECUTE: every role that can connect may call it, {rights}"
         fix = ddl.create(right, "", expected)
         self.builder.add("missing", right, "EXECUTE for those alone to whom it is granted", said, fix=fix)
 

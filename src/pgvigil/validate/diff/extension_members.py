@@ -25,5 +25,5 @@ def add(builder: DiffBuilder, ref: ObjectRef, extension: str, kind: Kind) -> Non
     fix = f"ALTER EXTENSION {quoted(extension)} DROP {what};"
     if kind == "unexpected":
         fix += f"\nDROP {what};" if ref.kind in ("function", "procedure", "view") else ""
-    said = f"a member of extension {extension}: what it does is hidden, and DROP EXTENSION takes it away"
+    said = f"a member of extension {extension}: pg_dump leaves it out, and DROP EXTENSION drops it"
     builder.add(kind, ref, "a member of no extension" if kind == "different" else "", said, fix=fix)

@@ -11,9 +11,9 @@ import json
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -23,7 +23,7 @@ from pgvigil import database, project, scratch_databases
 from pgvigil.database import Target
 from pgvigil.errors import PgvigilError
 from pgvigil.owner import copied, owner_of_table
-from pgvigil.scratch_databases import Log, Scratch
+from pgvigil.scratch_databases import Log
 from pgvigil.validate.catalog.identifiers import quoted
 from pgvigil.validate.catalog.queries import QUERIES
 from pgvigil.validate.catalog.snapshot import Connection, Scope, Snapshot, by_path, snapshot
@@ -120,7 +120,7 @@ class Reference:
         try:
             scratch = scratch_databases.make(conn, f"pgvigil_reference_{secrets.token_hex(4)}_{secrets.token_hex(4)}")
             self.begun.set()
-            with _opened(self.target, scratch, self.log) as there:
+            with scratch_databases.opened(self.target, scratch, "reference", _NAMES, self.log) as there:
                 declaration = self.declaration()
                 made = load_ddl(there, declaration, self.ddl, schema)
                 self._answer(made)
@@ -138,7 +138,7 @@ class Reference:
             if text and not doubt:
                 self._answer(Snapshot.from_json(text, schema))
         except ValueError:
-            doubt = "and what lies in pgvigil.reference_snapshots cannot be read"
+            doubt = "and the copy in pgvigil.reference_snapshots cannot be read"
         self._answer(
             None, f"{reason}, {doubt or 'and pgvigil.reference_snapshots holds no copy of this version'}. {_WAYS}"
         )
@@ -156,19 +156,6 @@ def hindrance(conn: Connection) -> str:
     if read_only:
         return "the session is read-only"
     return "" if creates else "the role may not create databases"
-
-
-@contextmanager
-def _opened(target: Target, made: Scratch, log: Log) -> Iterator[Connection]:
-    """A connection to a new database, which is dropped in the end, and with it those that killed runs have left."""
-    try:
-        with database.connect(target.at(made.name), "reference") as there:
-            scratch_databases.close_public_schema(there)
-            yield there
-    finally:
-        scratch_databases.drop_quietly(target, made, log)
-        with suppress(psycopg.Error, PgvigilError), scratch_databases.connection_to_clean_up(target) as conn:
-            scratch_databases.drop_leftovers(conn, _NAMES, log)
 
 
 def load_ddl(there: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot:

@@ -225,7 +225,7 @@ class Unexpected:
         if kind == "table" and (parents := attributes.get("inherits")):
             return f": its rows are read as rows of {', '.join(parents)}, and no trigger of ours fires for them"
         if kind == "trigger" and (attributes["timing"], attributes["level"]) == ("BEFORE", "ROW"):
-            return ": it can change a row or keep it from being stored; what it changes by itself leaves no event"
+            return ": it can change a row or prevent its storage; its own changes leave no event"
         return ""
 
     def _row_security(self) -> None:

@@ -162,9 +162,7 @@ class Binder:
             if not isinstance(key, yaml.ScalarNode):
                 self.refuse(line, f"a key in {what} is not a name", "")
             if key.value in seen:
-                self.refuse(
-                    line, f"{key.value!r} stands in {what} twice, first in line {seen[key.value]}", "Remove one."
-                )
+                self.refuse(line, f"{key.value!r} is in {what} twice, first in line {seen[key.value]}", "Remove one.")
             seen[key.value] = line
             found.append((key.value, value, line))
         return found
