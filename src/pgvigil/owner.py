@@ -290,8 +290,8 @@ def require_closed_owner(conn: psycopg.Connection[Any], schema: str) -> None:
     statements = [statement for login, members in rows for statement in [login, *members] if statement]
     if statements:
         raise PreconditionError(
-            f"everything of pgvigil would belong to {OWN_ROLE}, and another role can act as that one: what it puts in the place of "
-            f"pgvigil's functions during the run would run with the rights of {conn.info.user}",
+            f"everything of pgvigil would belong to {OWN_ROLE}, and another role can act as that one: functions that the other role "
+            f"replaces during the run would run with the rights of {conn.info.user}",
             "Nothing was changed. Close the role, then run this again; afterwards it may be granted again:\n  "
             + "\n  ".join(statements),
         )
