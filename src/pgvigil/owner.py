@@ -30,7 +30,7 @@ OWN_ROLE = "pgvigil_owner"  # without login; owns what a superuser makes where n
 # The condition on owner o and connected role u: u is a superuser, and o another role that somebody can act as. The path may be the owner's.
 _UNDER = """
     u.rolname OPERATOR(pg_catalog.=) current_user AND u.rolsuper AND NOT o.rolsuper
-    AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner'
+    AND (o.rolname OPERATOR(pg_catalog.<>) 'pgvigil_owner' OR o.rolcanlogin
          OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) m.member
                     WHERE m.roleid OPERATOR(pg_catalog.=) o.oid AND NOT r.rolsuper))"""
 # The owner of what is ours, if that is so.
@@ -270,3 +270,28 @@ def owner_of_table(conn: psycopg.Connection[Any], table: str) -> Owner | None:
         (table,),
     ).fetchone()
     return None if row is None else Owner(row[0], is_other=row[1])
+
+
+def require_closed_owner(conn: psycopg.Connection[Any], schema: str) -> None:
+    """Raise PreconditionError where a superuser would give all objects to a role that somebody else can act as.
+
+    What such a role puts in their place while the migrations run would run with a superuser's rights.
+    """
+    rows = conn.execute(
+        """SELECT CASE WHEN o.rolcanlogin THEN format('ALTER ROLE %%I NOLOGIN;', o.rolname) END,
+                  ARRAY(SELECT format('REVOKE %%I FROM %%I;', o.rolname, r.rolname)
+                        FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = o.oid AND NOT r.rolsuper ORDER BY 1)
+           FROM pg_roles u JOIN pg_roles o ON o.rolname = %(owner)s
+           WHERE u.rolname = current_user AND u.rolsuper
+             AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+                             WHERE n.nspname = %(schema)s AND c.relname = 'sessions' AND NOT r.rolsuper)""",
+        {"owner": OWN_ROLE, "schema": schema},
+    ).fetchall()
+    statements = [statement for login, members in rows for statement in [login, *members] if statement]
+    if statements:
+        raise PreconditionError(
+            f"everything of pgvigil would belong to {OWN_ROLE}, and another role can act as that one: functions that the other role "
+            f"replaces during the run would run with the rights of {conn.info.user}",
+            "Nothing was changed. Close the role, then run this again; afterwards it may be granted again:\n  "
+            + "\n  ".join(statements),
+        )

@@ -250,13 +250,14 @@ def require_shipped(conn: psycopg.Connection[Any]) -> None:
 def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     row = conn.execute(
         """SELECT o.rolname::text, o.rolsuper, n.nspowner = u.oid, pg_has_role(n.nspowner, 'MEMBER'),
-                  EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = n.nspowner AND NOT r.rolsuper)
+                  o.rolcanlogin OR EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member
+                                           WHERE m.roleid = n.nspowner AND NOT r.rolsuper)
            FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner JOIN pg_roles u ON u.rolname = current_user WHERE n.nspname = 'pgvigil'"""
     ).fetchone()
     if row is None:
         return
-    owner, owner_is_superuser, is_owner, may_act, has_members = row
-    if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_members):
+    owner, owner_is_superuser, is_owner, may_act, has_actors = row
+    if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_actors):
         return
     confine(conn, owner)
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()

@@ -117,6 +117,10 @@ QUERIES = [
     ("SELECT 1 FROM t WHERE password OPERATOR ( pg_catalog . = ) 's3cret' AND n = 'ada'", "SELECT 1 FROM t WHERE password OPERATOR ( pg_catalog . = ) '***' AND n = 'ada'"),
     ("SELECT 1 FROM t WHERE 's3cret' OPERATOR(\"x y\".=) password", "SELECT 1 FROM t WHERE '***' OPERATOR(\"x y\".=) password"),
     ("SELECT 1 FROM t WHERE CASE WHEN true THEN password END = 's3cret'", "SELECT 1 FROM t WHERE CASE WHEN true THEN password END = '***'"),
+    ("UPDATE u SET password = CASE WHEN a THEN 's3cret' ELSE CASE b WHEN 1 THEN 'x' END END, n = 'ada'", "UPDATE u SET password = CASE WHEN a THEN '***' ELSE CASE b WHEN *** THEN '***' END END, n = 'ada'"),
+    ("UPDATE u SET password = CASE WHEN a THEN 's3cret' END WHERE n = 'ada'", "UPDATE u SET password = CASE WHEN a THEN '***' END WHERE n = 'ada'"),
+    ("SELECT n, CAST('s3cret' AS text) password, 'ada'", "SELECT n, CAST('***' AS text) password, 'ada'"),
+    ("CREATE TABLE t (password text GENERATED ALWAYS AS ('s3cret') VIRTUAL, n text DEFAULT 'ada')", "CREATE TABLE t (password text GENERATED ALWAYS AS ('***') VIRTUAL, n text DEFAULT 'ada')"),
 ]  # fmt: skip
 MESSAGES = [
     ("password=''s3cret x''", 'password=***'),

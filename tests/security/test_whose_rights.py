@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 from starlette.testclient import TestClient
 
+from conftest import Database, Run
 from pgvigil import web
 from pgvigil.web import app as application
 from security.conftest import COUNTED, Installation
@@ -539,6 +541,40 @@ def test_a_table_of_another_role_in_the_application_s_schema_keeps_nobody_from_r
            AND c.relname IN ('sessions', 'context_history', 'codebase_snapshots', 'handoff_requests') AND r.rolname <> 'pgvigil_owner'"""
     )
     assert left == 0
+
+
+CLOSED = "ALTER ROLE pgvigil_owner NOLOGIN"
+
+
+@pytest.mark.in_short
+def test_what_the_role_of_a_superuser_s_install_has_replaced_once_it_may_log_in_is_not_called_by_a_superuser(
+    own: Database, call: Run
+) -> None:
+    own.execute("ALTER ROLE pgvigil_owner LOGIN")
+    try:
+        with own.connect(user="pgvigil_owner") as conn:
+            conn.execute(REPLACED["job_step"].replace("{app}", "public"))
+        done = call("pgvigil", "maintain", "run", "expiry", "--database-url", own.url)
+    finally:
+        own.execute(CLOSED)
+    assert (done.returncode, "not as pgvigil made them" in done.stderr) == (3, True), done.stderr
+
+
+@pytest.mark.parametrize("opened", ["ALTER ROLE pgvigil_owner LOGIN", "GRANT pgvigil_owner TO x_stranger"])
+def test_a_superuser_installs_nothing_for_a_role_that_another_one_can_act_as(
+    own: Database, database: Database, call: Run, opened: LiteralString
+) -> None:
+    """It could replace a function between two transactions of the install."""
+    own.execute(opened)
+    try:
+        done = call("pgvigil", "setup", "--database-url", database.url)
+        assert database.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+    finally:
+        own.execute(f"{CLOSED}; REVOKE pgvigil_owner FROM x_stranger")
+    assert done.returncode == 4
+    assert (
+        "ALTER ROLE pgvigil_owner NOLOGIN;" if "LOGIN" in opened else "REVOKE pgvigil_owner FROM x_stranger;"
+    ) in done.stderr
 
 
 def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable[..., Installation]) -> None:

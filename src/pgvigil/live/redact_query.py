@@ -75,6 +75,7 @@ _ELSEWHERE = frozenset(
         "for",
     ]
 )
+_OF_CASE = frozenset(["when", "then", "else", "end", "and", "or"])
 _BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
 _NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:{},%-]*+["'`$]?""")
 _QUALIFIED = re.compile(
@@ -131,6 +132,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     sets = keyed = False  # after SET in a statement without columns; after key = 'password'
     calls: list[tuple[int, int]] = []  # calls of _PAIRING: their depth, and their first literal
     is_insert = has_secret_column = hides_all = False
+    cases = 0  # the CASE … END of a value: password = CASE WHEN x THEN 's3cret' END
 
     def hide_from(since: int) -> None:
         nonlocal first
@@ -216,7 +218,13 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             if keyed and not named and word in _OF_VALUES:
                 named = "secret"
             if named:
-                if is_compared or compared or is_type or previous == "as" or (not previous and word != "identified"):
+                if (
+                    is_compared
+                    or compared
+                    or is_type
+                    or previous in ("as", ")")
+                    or (not previous and word != "identified")
+                ):
                     hide_from(compared[-1] if compared else first)
                 beside, beside_depth, by_string, between, listed = named, depth, False, False, depth
                 if calls:
@@ -237,9 +245,13 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     hides_all = is_insert and has_secret_column and word != "returning"
                 if word == "end" and verb != "do":  # CASE … THEN password END = 's3cret'
                     was_pending = pending = beside
+                if word == "case" and (cases or (beside and _compares(previous))):
+                    cases += 1
                 if beside and word in _ELSEWHERE and depth <= beside_depth:
                     is_part = (
-                        (word == "and" and between)
+                        (cases > 0 and word in _OF_CASE)
+                        or (word == "as" and previous == "always")  # GENERATED ALWAYS AS ('s3cret')
+                        or (word == "and" and between)
                         or (word == "from" and previous == "distinct")
                         or (word == "for" and previous in ("password", "identified"))  # SET PASSWORD FOR ada = 's3cret'
                         or (word == "set" and verb == "alter" and bool(_IS_DEFAULT.match(query, at, end)))
@@ -248,6 +260,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     )
                     beside, between = (beside if is_part else None), False
                     in_row = in_row and is_part
+                cases -= cases > 0 and word == "end"
                 between = between or word == "between"
                 sets = sets or (word == "set" and verb in ("set", "alter"))
                 if sets and beside and not depth and previous in ("to", "=", "-") and word != "default":
@@ -292,7 +305,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     pending, beside, in_row = beside or was_pending, None, False
             elif piece == ";":
                 depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
-                verb, sets, keyed, began = "", False, False, len(literals)
+                verb, sets, keyed, began, cases = "", False, False, len(literals), 0
                 opened, compared, calls = [], [], []
             elif depth <= beside_depth and not in_row and not (verb == "set" and not depth):  # a comma
                 beside, by_string = (beside if by_string else None), False

@@ -11,6 +11,7 @@ from psycopg import sql as compose
 from pgvigil import database, project
 from pgvigil.errors import PreconditionError
 from pgvigil.migration import preflight
+from pgvigil.owner import require_closed_owner
 from pgvigil.validate import check_application_definitions, check_application_tables, load_spec
 
 MINIMUM_SERVER = 14
@@ -99,6 +100,7 @@ def require_rights(conn: psycopg.Connection, schema: str) -> None:
             "Run it as the tables' owner or as a superuser, or grant what is missing. Nothing was changed.",
         )
     _require_own_defaults(conn, schema)
+    require_closed_owner(conn, schema)
 
 
 # What default privileges take from the very roles that make, or are to own, what the migrations make.
