@@ -3365,6 +3365,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;  -- fewer, where a trigger of the application keeps rows as they are
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -3384,6 +3385,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -3404,6 +3406,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -3426,6 +3429,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
         DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$$run$);
@@ -3624,6 +3628,9 @@ DECLARE
     used     text[] := '{}';
     detail   text;
     archives boolean;
+    refused  text;
+    id_of    uuid;
+    deleted  bigint;
 BEGIN
     PERFORM pgvigil.require_consent('retention'),
             set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
@@ -3631,12 +3638,32 @@ BEGIN
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention'))
     INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        done := cardinality(ids);
         more := true;
         PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-        RETURN NEXT;
-        RETURN;
+        BEGIN
+            DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+            GET DIAGNOSTICS done = ROW_COUNT;
+            IF done < cardinality(ids) THEN
+                refused := format('a trigger of the application keeps %s sessions', cardinality(ids) - done);
+            END IF;
+        EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
+            -- A session that another table refers to, or that a trigger of the application keeps: the others go.
+            refused := SQLERRM;
+            done := 0;
+            FOREACH id_of IN ARRAY ids LOOP
+                BEGIN
+                    DELETE FROM "{app}".sessions WHERE id = id_of;
+                    GET DIAGNOSTICS deleted = ROW_COUNT;
+                    done := done + deleted;
+                EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
+                    NULL;
+                END;
+            END LOOP;
+        END;
+        IF done > 0 THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
     END IF;
 
     SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
@@ -3694,6 +3721,9 @@ BEGIN
     IF used <> '{}' THEN
         RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ')
             USING ERRCODE = 'dependent_objects_still_exist';
+    END IF;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions past their time could not be deleted: %', refused;
     END IF;
     done := 0;
     more := false;
@@ -3761,7 +3791,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'ecb1969e1ba89c9998ae8975e0ee436025b99e502440d92aa0da88c68a9d5590', '17f499cbb13013f7bf78ae8074ab0827be62b2a32693e7492747f75c4c200f54', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, 'b92b1d626172c5efc9504bcc624f056c1b018b0ef58fab445cbc95e687dc4d43', '888d5e39a04339522bb647db455db804ae171ae7b03124699d0475886f7c2df4', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a

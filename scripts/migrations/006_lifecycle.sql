@@ -1317,6 +1317,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;  -- fewer, where a trigger of the application keeps rows as they are
     END IF;
     RETURN NEXT;
 END $$;
@@ -1336,6 +1337,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1356,6 +1358,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.use_application_path();
         UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1378,6 +1381,7 @@ BEGIN
     IF done > 0 THEN
         PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
         DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1576,6 +1580,9 @@ DECLARE
     used     text[] := '{}';
     detail   text;
     archives boolean;
+    refused  text;
+    id_of    uuid;
+    deleted  bigint;
 BEGIN
     PERFORM pgvigil.require_consent('retention'),
             set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
@@ -1583,12 +1590,32 @@ BEGIN
                    pgvigil.application_table('sessions'), pgvigil.due_sessions('retention'))
     INTO ids USING greatest(batch / 10, 1);
     IF ids <> '{}' THEN
-        done := cardinality(ids);
         more := true;
         PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-        RETURN NEXT;
-        RETURN;
+        BEGIN
+            DELETE FROM "{app}".sessions WHERE id = ANY (ids);
+            GET DIAGNOSTICS done = ROW_COUNT;
+            IF done < cardinality(ids) THEN
+                refused := format('a trigger of the application keeps %s sessions', cardinality(ids) - done);
+            END IF;
+        EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
+            -- A session that another table refers to, or that a trigger of the application keeps: the others go.
+            refused := SQLERRM;
+            done := 0;
+            FOREACH id_of IN ARRAY ids LOOP
+                BEGIN
+                    DELETE FROM "{app}".sessions WHERE id = id_of;
+                    GET DIAGNOSTICS deleted = ROW_COUNT;
+                    done := done + deleted;
+                EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
+                    NULL;
+                END;
+            END LOOP;
+        END;
+        IF done > 0 THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
     END IF;
 
     SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
@@ -1646,6 +1673,9 @@ BEGIN
     IF used <> '{}' THEN
         RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ')
             USING ERRCODE = 'dependent_objects_still_exist';
+    END IF;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions past their time could not be deleted: %', refused;
     END IF;
     done := 0;
     more := false;

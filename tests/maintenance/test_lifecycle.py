@@ -315,6 +315,40 @@ def test_archived_sessions_are_deleted_when_their_policy_lets_them_go(fresh: Dat
     assert keys(fresh) == "None-8 extended-31 extended-8 held misspelt-31 misspelt-8 misspelt-91 standard-8"
 
 
+KEEPERS = {
+    "another table": "CREATE TABLE notes (session uuid REFERENCES sessions ON DELETE RESTRICT);"
+    " INSERT INTO notes SELECT id FROM sessions WHERE session_key = '7'",
+    "a trigger that raises": "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'kept'; END$$;"
+    " CREATE TRIGGER keep BEFORE DELETE ON sessions FOR EACH ROW WHEN (OLD.session_key = '7') EXECUTE FUNCTION keep()",
+    "a trigger that returns null": "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;"
+    " CREATE TRIGGER keep BEFORE DELETE ON sessions FOR EACH ROW WHEN (OLD.session_key = '7') EXECUTE FUNCTION keep()",
+}
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_a_session_that_the_application_keeps_from_deletion_stops_no_other(fresh: Database, keeper: str) -> None:
+    for number in range(9):
+        put_session(fresh, str(number), retention_policy="short", archived_at=ago(fresh, "99 days"))
+    fresh.execute(KEEPERS[keeper])
+    with (
+        fresh.connect(options="-c statement_timeout=30s") as conn,  # the job went on for ever
+        pytest.raises(psycopg.Error, match="sessions past their time could not be deleted"),
+    ):
+        conn.execute("CALL pgvigil.run_job('retention')")
+    assert keys(fresh) == "7"
+    assert last_run(fresh, "retention")[0] == 8
+
+
+@pytest.mark.client_side
+def test_rows_that_a_trigger_of_the_application_keeps_are_not_counted_as_done(fresh: Database) -> None:
+    put_session(fresh, "kept", idle="3 hours")
+    fresh.execute(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;"
+        " CREATE TRIGGER keep BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    assert run_job(fresh, "dormancy") == 0
+
+
 def test_a_deleted_session_takes_no_log_with_it_and_leaves_its_trail(fresh: Database) -> None:
     """Fault 6: either the log's foreign key made retention fail, or its cascade erased the audit trail."""
     put_session(fresh, "s", archived_at=ago(fresh, "40 days"))
