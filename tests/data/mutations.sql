@@ -1130,8 +1130,7 @@ REVOKE EXECUTE ON FUNCTION pgvigil.restore_displaced(text) FROM PUBLIC;
 ALTER FUNCTION pgvigil.restore_displaced(text) OWNER TO pgvigil_owner;
 
 --- procedure instead of a function
----   missing function pgvigil.mark_initialized(text)
----   unexpected procedure pgvigil.mark_initialized(text)
+---   different function pgvigil.mark_initialized(text)
 DROP FUNCTION pgvigil.mark_initialized(text);
 CREATE PROCEDURE pgvigil.mark_initialized(schema_version text) LANGUAGE sql AS 'SELECT 1';
 
@@ -2849,3 +2848,94 @@ CREATE VIEW "Side".v AS SELECT t.a FROM "Side".t;
 ---   on any schema
 ---   missing table loose
 DROP TABLE loose;
+
+--- undeclared tables of which one inherits and a function that a default calls
+---   on any schema
+---   unexpected table x_over
+---   unexpected table x_under
+---   unexpected function x_now()
+CREATE FUNCTION x_now() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE x_over (a integer DEFAULT x_now());
+CREATE TABLE x_under (b serial) INHERITS (x_over);
+
+--- undeclared views that read one another
+---   on any schema
+---   unexpected view x_first
+---   unexpected view x_second
+CREATE VIEW x_first AS SELECT 1 AS one; CREATE VIEW x_second AS SELECT one FROM x_first;
+
+--- base type nobody declared, with its functions
+---   on any schema
+---   unexpected type x_base
+CREATE TYPE x_base;
+CREATE FUNCTION x_in(cstring) RETURNS x_base LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION x_out(x_base) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE x_base (INPUT = x_in, OUTPUT = x_out);
+
+--- undeclared table whose column owns a second sequence
+---   on any schema
+---   unexpected table x_two
+CREATE TABLE x_two (a serial, b integer); CREATE SEQUENCE x_seq OWNED BY x_two.b;
+
+--- undeclared key that an undeclared table references
+---   on any schema
+---   unexpected table x_ref
+---   unexpected constraint sorted.x_key
+ALTER TABLE sorted ADD CONSTRAINT x_key UNIQUE (z); CREATE TABLE x_ref (z text REFERENCES sorted (z));
+
+--- child with a NOT NULL of its own name dropped
+---   from 18
+---   on any schema
+---   missing table under_it
+DROP TABLE under_it;
+
+--- table with a comment on its identity's sequence dropped
+---   on any schema
+---   missing table ticketed
+DROP TABLE ticketed;
+
+--- transform dropped, and the function that uses it
+---   on any schema
+---   missing other transform FOR transformed LANGUAGE sql
+DROP TRANSFORM FOR transformed LANGUAGE sql CASCADE;
+
+--- type renamed that an undeclared function takes
+---   on any schema
+---   missing type mood
+---   unexpected function x_takes(mood)
+CREATE FUNCTION x_takes(mood) RETURNS integer LANGUAGE sql AS 'SELECT 1'; ALTER TYPE mood RENAME TO moods;
+
+--- extension dropped, and the columns of its types
+---   on any schema
+---   missing extension citext
+DROP EXTENSION citext CASCADE;
+
+--- function replaced by a procedure
+---   on any schema
+---   different function nothing()
+DROP FUNCTION nothing(); CREATE PROCEDURE nothing() LANGUAGE sql AS '';
+
+--- extension whose types columns have moved
+---   on any schema
+---   different extension citext
+ALTER EXTENSION citext SET SCHEMA public;
+
+--- function replaced by a procedure with rights of its own
+---   on any schema
+---   different function twice(integer)
+DROP FUNCTION twice(integer); CREATE PROCEDURE twice(integer) LANGUAGE sql AS 'SELECT 1'; GRANT EXECUTE ON PROCEDURE twice(integer) TO a_stranger;
+
+--- extension moved to a schema nobody declared
+---   on any schema
+---   different extension citext
+---   unexpected schema far
+CREATE SCHEMA far; ALTER EXTENSION citext SET SCHEMA far;
+
+--- objects of one name dropped, that seem to need one another
+---   on any schema
+---   missing schema same
+---   missing type "of same"
+---   missing other foreign_data_wrapper same
+DROP SCHEMA same CASCADE;
+DROP TYPE "of same";
+DROP FOREIGN DATA WRAPPER same CASCADE;

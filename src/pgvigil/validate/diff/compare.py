@@ -102,6 +102,7 @@ class Comparison:
         self.found = builder.found = self.renames.found
         there = self.found.objects
         same = self.renames.nothing_differs
+        self.replacing: set[ObjectRef] = set()  # routines of another kind, with their rights
         self.changed = [] if same else [ref for ref, of in self.expected.items() if there.get(ref) != of]
         self.undeclared = [ref for ref in there if ref not in self.expected] if there.keys() - self.expected else []
 
@@ -194,7 +195,7 @@ class Comparison:
         if self.undeclared or not self.declaration.complete:
             unexpected.Unexpected(
                 self.builder, self.expected, lambda: self.repairs, of_reference=self.reference is not None
-            ).log(taken, cared_for)
+            ).log(taken | self.replacing, cared_for)
 
     def _being_detached(self) -> None:
         """A partition that DETACH … CONCURRENTLY left half-way: no query on the whole table reads it."""
@@ -300,12 +301,23 @@ class Comparison:
             found = describe.in_one_line(instead, self.found.objects[instead])
             self.builder.differ(ref, [AttributeDiff(describe.in_one_line(ref, expected), found)])
             return
+        if kind in ROUTINES and (routine := self._of_another_kind(ref)):
+            found = describe.in_one_line(routine, self.found.objects[routine])
+            parts = [AttributeDiff(f"{kind}: {describe.in_one_line(ref, expected)}", f"{routine.kind}: {found}")]
+            self.builder.differ(ref, parts, fix=lambda _: f"{self.repairs.drop(routine)}\n{self.repairs.make(ref)}")
+            self.replacing |= {routine, *(one for one in self.found.objects if one.of == routine)}
+            return
         if root in self.declaration.reads and kind == "view":
             expected = expected | {"reads": list(self.declaration.reads[root])}
         said = {"schema": "a schema", "table": "table"}.get(kind) if "partition_by" not in expected else None
         self.builder.miss(
             ref, said or describe.in_one_line(ref, expected), expected, root, fix=lambda: self.repairs.make(ref)
         )
+
+    def _of_another_kind(self, ref: ObjectRef) -> ObjectRef | None:
+        """Return the undeclared routine of the same name and arguments that is in the place of a missing one."""
+        others = (ObjectRef(kind, ref.label) for kind in ROUTINES if kind != ref.kind)
+        return next((one for one in others if one in self.found.objects and one not in self.expected), None)
 
     def _is_role(self, right: ObjectRef) -> bool:
         roles = self.found.server.roles if self.found.server else []

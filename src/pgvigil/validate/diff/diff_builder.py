@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import psycopg
+
 from pgvigil.lazily import later
-from pgvigil.validate.catalog.identifiers import schema_of
+from pgvigil.validate.catalog.identifiers import schema_of, unquoted
 from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Connection, Snapshot
 from pgvigil.validate.report.model import KINDS, Finding, Kind, Severity, Step, Unchecked
@@ -242,6 +244,8 @@ class DiffBuilder:
             return False
         if by == "schema":
             return ref.within(cause) or schema_of(root) == cause.label
+        if by == "extension" and kind == "column":
+            return self._is_of_extension(str(attributes.get("type")), str(of_cause.get("schema")))
         if kind in ROUTINES and by in ("table", "view"):
             return _takes_rows(ref, attributes, name)
         if _RANK.get(kind, 99) < _RANK.get(by, 99) or (kind == by and kind not in ("view", "constraint")):
@@ -260,6 +264,15 @@ class DiffBuilder:
             )
         named = by in ("collation", "type") or (by in ("table", "view", "function", "sequence") and kind != "column")
         return named and bool(name.search(text))
+
+    def _is_of_extension(self, type_: str, schema: str) -> bool:
+        """Return true if a type is in the schema of an extension, and neither the spec nor the server itself has it."""
+        name = type_.partition("[")[0].partition("(")[0].strip()
+        within = "" if schema in ("{schema}", "pg_catalog") else schema
+        undeclared = (
+            ObjectRef("type", name) not in self.declaration.objects and table(name) not in self.declaration.objects
+        )
+        return schema_of(name) == within and undeclared and psycopg.adapters.types.get(unquoted(name)) is None
 
 
 def _takes_rows(routine: ObjectRef, attributes: Attributes, relation: re.Pattern[str]) -> bool:
@@ -284,6 +297,9 @@ def _depends_on_rare(ref: ObjectRef, attributes: Attributes, cause: ObjectRef) -
         "server": (
             attributes.get("server") == name,
             ref.rare_kind == "user_mapping" and ref.label.endswith(f" SERVER {name}"),
+        ),
+        "transform": (
+            f"FOR {one} LANGUAGE {attributes.get('language')}" == name for one in attributes.get("transforms", ())
         ),
         "foreign_data_wrapper": (ref.rare_kind == "server" and definition.endswith(f" WRAPPER {name}"),),
         "language": (

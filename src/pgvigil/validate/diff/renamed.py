@@ -43,6 +43,10 @@ def unless_any(expected: dict[ObjectRef, Attributes], marks: dict[ObjectRef, Mar
     others = not marks and any(
         ref.of_column and of.get("name") != found.objects.get(ref, of).get("name") for ref, of in expected.items()
     )
-    if not (relabelled or others) and (not missing or found.objects.keys() <= expected.keys()):
+    moved = not marks and any(
+        ref.kind == "extension" and of.get("schema") != found.objects.get(ref, of).get("schema")
+        for ref, of in expected.items()
+    )
+    if not (relabelled or others or moved) and (not missing or found.objects.keys() <= expected.keys()):
         return Renames(found)
     return None

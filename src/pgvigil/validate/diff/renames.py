@@ -82,7 +82,9 @@ class Search:
         )
         self.renames = Renames(self.found)
         self.words: list[tuple[re.Pattern[str], str, re.Pattern[str] | None, str]] = []
-        self.types: list[tuple[re.Pattern[str], str]] = []  # renamed types and relations: what takes them is called by them
+        self.types: list[
+            tuple[re.Pattern[str], str]
+        ] = []  # renamed types and relations: what takes them is called by them
 
     def run(self) -> Renames:
         self._labels()
@@ -95,6 +97,7 @@ class Search:
         self._beside_identities()
         if not self.marks:
             self._sequences()
+            self._extensions()
         return self.renames
 
     def _missing(self, kinds: Iterable[str]) -> list[ObjectRef]:
@@ -207,6 +210,28 @@ class Search:
             if ref.of_column and expected.get("name") != there.get("name"):
                 self._learn("sequence", self._sequence(ref, expected), self._sequence(ref, there))
         self._reread()
+
+    def _extensions(self) -> None:
+        """Read what names a member of an extension in another schema as if the extension had not been moved."""
+        for ref, expected in self.expected.items():
+            there = self.found.objects.get(ref, expected) if ref.kind == "extension" else expected
+            schemas = [of.get("schema") for of in (expected, there)]
+            if schemas[0] == schemas[1]:
+                continue
+            words = "|".join(re.escape(str(schema)) for schema in schemas if schema != "{schema}")
+            prefix = re.compile(rf'(?<![\w".$])(?:{words})[.]')
+            for one, of in list(self.found.objects.items()):
+                wish = self.expected.get(one, of)
+                same = {
+                    key: wish[key]
+                    for key, text in of.items()
+                    if isinstance(text, str)
+                    and text != (other := wish.get(key))
+                    and isinstance(other, str)
+                    and prefix.sub("", text) == prefix.sub("", other)
+                }
+                if same and one.kind != "extension":
+                    self.found.objects[one] = of | same
 
     # --- the same? ---------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,17 @@ _NEEDED = (
 )
 
 # In the order in which they can go.
-_STOOD_ON = ("server", "foreign_data_wrapper", "aggregate", "function", "procedure", "type", "collation")
+_STOOD_ON = (
+    "server",
+    "foreign_data_wrapper",
+    "aggregate",
+    "function",
+    "procedure",
+    "type",
+    "collation",
+    "extension",
+    "schema",
+)
 _DROPPED_VIEW = re.compile(r"^DROP (?:MATERIALIZED )?VIEW ([^;\n]*);$", re.MULTILINE)
 _OPERATOR = r"(?<![-+*/<>=~!@#%^&|`?]){}(?![-+*/<>=~!@#%^&|`?])"
 _NEW_LABEL = re.compile(r"^ALTER TYPE .* ADD VALUE ", re.MULTILINE)
@@ -144,15 +154,13 @@ def ordered(pieces: list[Piece]) -> list[Piece]:
     done = list(first)
     waiting = [at for at in range(len(left)) if at in needs]
     while waiting:
-        chosen = next((at for at in waiting if not needs[at] & set(waiting)), waiting[0])
+        chosen = _next(waiting, needs)
         waiting.remove(chosen)
         done.append(chosen)
     return [left[at] for at in (*done, *last)]
 
 
-def _removals(
-    pieces: list[Piece], removals: list[int], users: dict[int, set[int]]
-) -> tuple[list[int], list[int]]:
+def _removals(pieces: list[Piece], removals: list[int], users: dict[int, set[int]]) -> tuple[list[int], list[int]]:
     """Return the positions of removals, each before those of what it uses: those that go first, and those that go last."""
     to_come = {piece.ref.label for piece in pieces if not piece.removes}
     freed = " ".join(piece.text for piece in pieces if not piece.removes and " NO INHERIT " in piece.text)
@@ -189,10 +197,21 @@ def _users(pieces: list[Piece], removals: list[int]) -> dict[int, set[int]]:
 def _users_first(some: list[int], users: dict[int, set[int]]) -> list[int]:
     done, waiting = [], list(some)
     while waiting:
-        chosen = next((at for at in waiting if not users[at] & set(waiting)), waiting[0])
+        chosen = _next(waiting, users)
         waiting.remove(chosen)
         done.append(chosen)
     return done
+
+
+def _next(waiting: list[int], needs: dict[int, set[int]]) -> int:
+    """Return one that needs no other, or the first of those that need one another."""
+    left = set(waiting)
+    if (free := next((at for at in waiting if not needs[at] & left), None)) is not None:
+        return free
+    seen = [waiting[0]]
+    while (at := min(needs[seen[-1]] & left)) not in seen:
+        seen.append(at)
+    return min(seen[seen.index(at) :])
 
 
 def _kind(ref: ObjectRef) -> str:
@@ -215,7 +234,7 @@ def _name(ref: ObjectRef) -> re.Pattern[str] | None:
     elif ref.rare_kind == "transform":  # needed by the functions that use it
         label = "TRANSFORM FOR TYPE " + ref.rare_name.removeprefix("FOR ").rpartition(" LANGUAGE ")[0]
     elif ref.kind in ("constraint", "index"):  # a key, needed by those that reference it
-        return re.compile(rf'REFERENCES {re.escape(ref.relation)}(?=\()') if ref.relation else None
+        return re.compile(rf"REFERENCES {re.escape(ref.relation)}(?=\()") if ref.relation else None
     elif ref.kind not in (
         "schema",
         "collation",
