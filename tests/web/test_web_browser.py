@@ -525,6 +525,23 @@ def width_fits(tab: Any, width: int, height: int) -> bool:
     return bool(tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 
+def test_on_a_phone_the_head_shows_which_page_it_is(visit: Visit) -> None:
+    tab = visit(viewport={"width": 390, "height": 800}).shown("alerts")
+    assert tab.evaluate("document.querySelector('nav [aria-current]').getBoundingClientRect().right") <= 390
+
+
+def test_news_take_no_focus_from_the_head(visit: Visit) -> None:
+    tab = visit().shown("executions")
+    tab.focus("nav a:has-text('Alerts')")
+    tab.evaluate(
+        "document.getElementById('pages').dataset.shown = 'something else'; window.was = document.activeElement"
+    )
+    tab.route("**/state?*", lambda route: route.continue_(headers={**route.request.headers, "if-none-match": ""}))
+    poll(tab)
+    assert tab.evaluate("document.activeElement.dataset.key") == "page Alerts"
+    assert tab.evaluate("window.was !== document.activeElement")  # it was drawn anew
+
+
 @pytest.mark.parametrize("page", [*PAGES, "login"])
 @pytest.mark.slow(first=1)
 def test_axe_finds_nothing_on_a_page_in_either_scheme_nor_on_a_phone_and_nothing_is_cut_off(

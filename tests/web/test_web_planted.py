@@ -27,7 +27,9 @@ PATHS = [
     "/api/v1/sessions/{id}", "/api/v1/sessions/{id}/timeline", "/api/v1/connections", "/api/v1/operations", "/api/v1/jobs", "/api/v1/health",
     "/admin/session-monitoring/status", "/admin/session-monitoring/metrics", "/admin/session-monitoring/summary",
     "/admin/session-monitoring/alerts?active_sessions=1", "/metrics", "/api/v1/sessions/{id}/context", "/api/v1/sessions/{id}/handoffs",
-    "/api/v1/sessions/{id}/operations", "/api/v1/statements", "/api/v1/alerts", "/api/v1/application", "/api/v1/application/workers",
+    "/api/v1/sessions/{id}/operations", "/api/v1/statements", "/api/v1/statements/{statement}", "/api/v1/executions/by-id/{execution}",
+    "/api/v1/sessions/{id}/timeline/{event}", "/api/v1/sessions/{id}/context/1", "/api/v1/sessions/{id}?text_limit=100",
+    "/api/v1/executions?text_limit=10", "/api/v1/alerts", "/api/v1/application", "/api/v1/application/workers",
     *(f"/admin/session-monitoring/dashboard/state?page={page}" for page in PAGES),
 ]  # fmt: skip
 
@@ -47,6 +49,10 @@ def planted(templates: Templates) -> Iterator[Database]:
             """INSERT INTO sessions (session_key, agent_from, agent_to, metadata)
                VALUES (%(name)s::text, %(name)s::text, %(name)s::text, jsonb_build_object('a', %(text)s::text))""",
             {"name": NAME, "text": TEXT},
+        )
+        new.execute(
+            "INSERT INTO context_history (session_id, sequence_number, context_type, content) SELECT id, 1, 'message', %s FROM sessions",
+            (TEXT,),
         )
         new.execute("INSERT INTO performance_logs (operation, duration_ms, success) VALUES (%s, 1, true)", (NAME,))
         new.execute("INSERT INTO pgvigil.job_runs (job, finished_at, error) VALUES ('analyze', now(), %s)", (TEXT,))
@@ -72,9 +78,8 @@ def planted(templates: Templates) -> Iterator[Database]:
 def test_what_is_planted_does_no_harm_to_a_viewer(
     shared: Serve, planted: Database, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    [(id,)] = planted.execute("SELECT id::text FROM sessions")
     with caplog.at_level(logging.DEBUG):
-        answer = settled(shared(planted.url, "viewer"), path.replace("{id}", id))
+        answer = settled(shared(planted.url, "viewer"), row_of(planted, path))
     assert answer.status_code == 200
     assert "html" not in answer.headers["content-type"]
     for text in (answer.text, caplog.text):
@@ -86,6 +91,15 @@ def test_an_admin_reads_the_text_as_it_is_and_nothing_in_it_acts(shared: Serve, 
     answer = shared(planted.url).get(path)
     assert not [one for one in ("<script", "\x1b", "\x9b", "\u202e") if one in answer.text]
     assert any(NAME in text for text in _strings(answer.json()))
+
+
+def row_of(database: Database, path: str) -> str:
+    """The path with the ids of rows."""
+    [(session, event, execution, statement)] = database.execute(
+        """SELECT s.id::text, (SELECT l.id::text FROM session_lifecycle l WHERE l.session_id = s.id LIMIT 1), (SELECT min(id) FROM query_executions),
+                  (SELECT statement_id::text FROM instrumentation.sql_statements LIMIT 1) FROM sessions s"""
+    )
+    return path.format(id=session, event=event, execution=execution, statement=statement)
 
 
 def _strings(value: object) -> set[str]:
@@ -144,12 +158,11 @@ def everywhere(templates: Templates, planted: Database) -> Iterator[Database]:
 def test_a_viewer_sees_names_and_nothing_acts_whatever_column_it_comes_from(
     serve: Serve, everywhere: Database, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [(id,)] = everywhere.execute("SELECT id::text FROM sessions")
     seen: dict[str, set[str]] = {"viewer": set(), "admin": set()}
     for role, places in seen.items():
         client = serve(everywhere.url, role)
         for path in PATHS:
-            answer = settled(client, path.replace("{id}", id))
+            answer = settled(client, row_of(everywhere, path))
             assert answer.status_code == 200, (path, answer.text)
             assert not [one for one in ("<script", *ACTS) if one in answer.text], path
             places.update(re.findall("@([a-z_.]+)@", answer.text))

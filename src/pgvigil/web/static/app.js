@@ -114,22 +114,28 @@ export const mayAct = () => state && state.principal.role === "admin" && !state.
 function navigation() {
   const alerts = state?.sections.alerts.data || [], open = alerts.length && total("alerts");
   const critical = alerts.filter((one) => one.severity === "critical").length;
-  document.getElementById("pages").replaceChildren(h("ul", {}, PAGES.map(([address, name, page]) => {
+  const place = document.getElementById("pages"), shown = `${open} ${critical}`;
+  if (place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
+  replace(place, h("ul", {}, PAGES.map(([address, name, page]) => {
     const current = (page || address) === here || (here === "session" && address === "sessions");
     const number = address === "alerts" && alerts.length
       ? h("span", { className: `pill ${critical ? "critical" : "warning"}` }, count(open), h("span", { className: "hidden" }, " open")) : null;
-    return h("li", {}, h("a", { href: address || "./", "aria-current": current && "page" }, name, number));
+    return h("li", {}, h("a", { href: address || "./", "aria-current": current && "page", "data-key": `page ${name}` }, name, number));
   })));
+  // On a phone the list is wider than the screen: the page that is shown has to be in it.
+  const list = place.querySelector("ul"), current = list.querySelector("[aria-current]");
+  if (current) list.scrollLeft = current.offsetLeft - (list.clientWidth - current.offsetWidth) / 2;
 }
 
 function frame() {
   const server = state.sections.server.data?.[0];
   const who = state.principal;
-  document.getElementById("frame").replaceChildren(
+  replace(document.getElementById("frame"),
     h("span", { className: "where" }, server ? [h("b", {}, server.database), ` PostgreSQL ${server.server_version.split(" ")[0]}`] : "no database"),
     h("span", { id: "updated", title: "When this service last answered; a visible page asks every 5 seconds" }, answered ? clock(answered) : ""),
     h("span", { className: "who" }, who.name, ` (${state.read_only ? "read-only" : who.role})`,
-      who.logs_out && h("button", { type: "button", className: "plain", onclick: logOut }, "Log out")));
+      who.logs_out && h("button", { type: "button", className: "plain", "data-key": "log out", onclick: logOut }, "Log out")));
 }
 
 async function logOut() {
