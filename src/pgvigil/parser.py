@@ -57,14 +57,14 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             if found := _CHOICE.fullmatch(message):
                 near = _near(found[1], re.findall(r"[\w-]+", found[2]))
-                # With 33 commands to choose from, the one that was meant would come after all of them.
+                # The list of all commands would hide the one that was meant.
                 message = message.partition(" (choose from ")[0] + near if near else message
             elif message == _NO_COMMAND:
                 message = "no command is given; all commands: pgvigil --help"
             super().error(argv.masked(message, words))
 
     whole = Parser(
-        prog="pgvigil", description="Brings a session database to a schema that watches it, and keeps it there.",
+        prog="pgvigil", description="Adds monitoring of sessions to a PostgreSQL database, and keeps its schema, jobs and backups in order.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     whole.add_argument(

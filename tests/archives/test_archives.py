@@ -684,6 +684,45 @@ def test_files_that_were_moved_are_read_where_they_are(fresh: Database, tmp_path
     assert faults(fresh, tmp_path / "b") == []
 
 
+def test_moved_files_are_verified_restored_and_erased_by_the_commands(
+    fresh: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = ("--archive", str(tmp_path / "b"))
+    assert pgvigil(fresh, "archive", "verify", *moved) == 0
+    assert (
+        pgvigil(
+            fresh,
+            "history",
+            "performance",
+            "--operation",
+            "operation-1",
+            "--engine",
+            "duckdb",
+            "--master",
+            "local[1]",
+            *moved,
+        )
+        == 0
+    )
+    assert pgvigil(fresh, "archive", "restore", "performance_logs", "--into", "back", *moved) == 0
+    assert fresh.execute("SELECT count(*) FROM back") == [(500,)]
+    name = f"{fresh.name}_back"
+    try:
+        assert pgvigil(fresh, "archive", "restore", "performance_logs", "--into-database", name, *moved) == 0
+        with psycopg.connect(fresh.server.dsn(name)) as conn:
+            assert conn.execute("SELECT count(*) FROM restored_performance_logs").fetchone() == (500,)
+    finally:
+        fresh.execute(f'DROP DATABASE IF EXISTS "{name}"')
+    retention(fresh)
+    capsys.readouterr()
+    assert pgvigil(fresh, "archive", "erase", SESSION, "--reason", "request 4711", *moved) == 0
+    assert capsys.readouterr().out.startswith("erased 100 rows")
+
+
 # --- list, restore ----------------------------------------------------------------------------------------------------
 
 

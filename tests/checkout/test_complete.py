@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import Database
-from pgvigil import commands, errors, project
+from pgvigil import commands, errors, parser, project
 from pgvigil.errors import EXIT_CODES
 from pgvigil.migration import doc_blocks, files, spec_blocks
 from pgvigil.parser import EPILOG
@@ -38,6 +40,29 @@ def listed(page: str, heading: str) -> dict[str, list[str]]:
 def test_each_command_is_documented_and_tested(verb: str) -> None:
     assert re.search(rf"pgvigil {verb}\b|{verb}-enhanced-db", DOCUMENTED), f"no page of docs/ shows `pgvigil {verb}`"
     assert re.search(rf"[\"']{verb}[\"']|pgvigil {verb}\b", TESTED), f"no test calls `pgvigil {verb}`"
+
+
+def options(of: argparse.ArgumentParser, *call: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each option of each command with its spellings."""
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from options(command, *call, name)
+        elif action.option_strings and action.dest != "help":
+            yield " ".join(call), list(action.option_strings)
+
+
+@pytest.mark.client_side
+def test_each_option_is_documented_and_tested() -> None:
+    found = [(call, spellings) for call, spellings in options(parser.build(), "pgvigil")]
+    missing = [
+        f"{call} {spellings[-1]}: no {text} has it"
+        for text, words in (("page of docs/", DOCUMENTED), ("test", TESTED))
+        for call, spellings in found
+        if not any(re.search(rf"(?<![\w-]){option}(?![\w-])", words) for option in spellings)
+    ]
+    assert len(found) > 100
+    assert missing == []
 
 
 @pytest.mark.client_side

@@ -740,7 +740,7 @@ def test_a_kill_ends_the_session_and_a_refused_one_says_why(call: Run, world: Wo
         "error: not killed: Only members of pgvigil_admin can kill sessions",
     )
     assert len(world.database.execute("SELECT 1 FROM instrumentation.kill_attempts")) == 1
-    done = call("pgvigil", "sessions", "kill", str(target.session), "--database-url", url)
+    done = call("pgvigil", "sessions", "kill", str(target.session), "--grace", "10", "--database-url", url)
     assert (done.returncode, done.stdout) == (0, "terminated\n")
 
 

@@ -284,6 +284,14 @@ def test_no_proved_backup_is_5_and_nothing_is_changed(
     assert not backups.exists() or list(backups.iterdir()) == []
 
 
+def test_a_backup_command_that_fails_is_5_and_nothing_is_changed(call: Run, existing: Database) -> None:
+    before = catalog(existing)
+    words = ("--backup", "command", "--backup-command", "exit 3", "--database-url", existing.url)
+    done = call("pgvigil", "migrate", *words)
+    assert (done.returncode, "the backup command ended with status 3" in done.stderr) == (5, True), done.stderr
+    assert catalog(existing) == before
+
+
 def test_a_full_target_is_5_and_leaves_no_archive(run: Run, existing: Database, tmp_path: Path) -> None:
     """A limit on file size replaces the full disk: the same failing write, and no mount is needed."""
     before = catalog(existing)

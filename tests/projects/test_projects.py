@@ -669,6 +669,13 @@ def test_a_project_that_is_begun_builds_and_reverts_cleanly(tmp_path: Path, call
 
 
 @pytest.mark.client_side
+def test_a_project_is_begun_with_its_files_in_another_directory(tmp_path: Path, call: Run) -> None:
+    begun = call("pgvigil", "init", tmp_path, "--migrations", "sql")
+    assert begun.returncode == 0, begun.stderr
+    assert [path.name for path in (tmp_path / "sql").glob("*.sql")] == ["001_first.sql"]
+
+
+@pytest.mark.client_side
 def test_a_check_finds_a_way_back_that_leads_elsewhere_and_a_spec_that_is_old(project: Project) -> None:
     project.configure(spec="schema-spec.yaml")
     check: Callable[..., subprocess.CompletedProcess[str]] = lambda *words: project.call(  # noqa: E731

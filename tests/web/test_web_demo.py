@@ -51,7 +51,7 @@ def test_the_demo_shows_made_up_data_and_leaves_nothing(tmp_path: Path) -> None:
     [
         (["--listen", "0.0.0.0:0"], "open to other machines"),
         (["--listen", "127.0.0.1"], "not an address"),
-        (["--sessions", "0"], "1 to 100000"),
+        (["--no-load", "--sessions", "0"], "1 to 100000"),
     ],
 )
 def test_a_demo_that_could_not_be_is_refused(call: Run, words: list[str], said: str) -> None:

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.client_side
         (["--no-auth", "--listen", "8520"], "not an address"),
         (["--no-auth", "--listen", "127.0.0.1:99999"], "not an address"),
         (["--trust-proxy", "10.0.0.0/8"], "needs a network and a header"),
+        (["--admin", "ada", "--host", "app.example"], "nothing says who may use this service"),
         (["--trust-proxy", "ten", "--user-header", "X-User"], "ten is not a network"),
         (["--authorize", "nowhere:function"], "No module named 'nowhere'"),
         (["--authorize", "os"], "not MODULE:FUNCTION"),
