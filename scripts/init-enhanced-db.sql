@@ -8000,14 +8000,25 @@ DECLARE
     now_ record;
 BEGIN
     SELECT * INTO now_ FROM pgvigil.rows_fingerprint(slice, pgvigil.partition_key(pgvigil.partitioned_table(parent)));
-    RETURN now_.rows = 0
-           OR EXISTS (SELECT 1 FROM pgvigil.archives a
-                      WHERE a.source = parent
-                        AND a.partition_oid = slice
-                        AND a.completed_at IS NOT NULL
-                        AND a.replaced_at IS NULL
-                        AND a.dropped_at IS NULL
-                        AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
+    IF now_.rows = 0 THEN
+        -- Rows that somebody has deleted must not be read from their archive once the partition is gone. Trails are:
+        -- they were deleted with their sessions.
+        RETURN parent = 'session_lifecycle'
+               OR NOT EXISTS (SELECT 1 FROM pgvigil.archives a
+                              WHERE a.source = parent
+                                AND a.partition_oid = slice
+                                AND a.completed_at IS NOT NULL
+                                AND a.replaced_at IS NULL
+                                AND a.dropped_at IS NULL
+                                AND a.rows > 0);
+    END IF;
+    RETURN EXISTS (SELECT 1 FROM pgvigil.archives a
+                   WHERE a.source = parent
+                     AND a.partition_oid = slice
+                     AND a.completed_at IS NOT NULL
+                     AND a.replaced_at IS NULL
+                     AND a.dropped_at IS NULL
+                     AND a.rows = now_.rows AND a.fingerprint = now_.fingerprint);
 END $$;
 COMMENT ON FUNCTION pgvigil.is_archived(text, regclass) IS
     'Whether the archive of a partition holds exactly what the partition holds now';
@@ -8029,7 +8040,8 @@ COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS
     'Job retention drops a partition: from now on its rows are read from its archive';
 
 -- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds
--- the first row and the last.
+-- the first row and the last. One that was noted as dropped is back if it was detached and attached again, or if all
+-- its rows were put back.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -8040,27 +8052,31 @@ DECLARE
     same boolean;
     found_ bigint := 0;
 BEGIN
-    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.partition_oid, p.partition_oid AS oid_now
+    FOR one IN SELECT a.id, a.source, a.min_id, a.max_id, a.rows, a.dropped_at, a.partition_oid,
+                      p.partition_oid AS oid_now
                FROM pgvigil.archives a
                LEFT JOIN pgvigil.partitions p ON p.parent_table = a.source AND p.partition = a.partition
                WHERE a.partition IS NOT NULL
                  AND a.completed_at IS NOT NULL
                  AND a.replaced_at IS NULL
-                 AND a.dropped_at IS NULL
-                 AND p.partition_oid IS DISTINCT FROM a.partition_oid
+                 AND CASE WHEN a.dropped_at IS NULL THEN p.partition_oid IS DISTINCT FROM a.partition_oid
+                          ELSE p.partition_oid IS NOT NULL END
     LOOP
-        same := false;
-        IF one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
+        same := one.oid_now IS NOT DISTINCT FROM one.partition_oid;
+        IF NOT same AND one.oid_now IS NOT NULL AND one.min_id IS NOT NULL THEN
             EXECUTE format('SELECT count(*) = cardinality(ARRAY(SELECT DISTINCT unnest($1)))
                             FROM %s
                             WHERE %I = ANY ($1)', one.oid_now::regclass,
                                 pgvigil.partition_key(pgvigil.partitioned_table(one.source)))
                 INTO same
                 USING ARRAY[one.min_id, one.max_id]::uuid[];
+            IF same AND one.dropped_at IS NOT NULL THEN
+                EXECUTE format('SELECT count(*) >= $1 FROM %s', one.oid_now::regclass) INTO same USING one.rows;
+            END IF;
         END IF;
         IF same THEN
-            UPDATE pgvigil.archives a SET partition_oid = one.oid_now WHERE a.id = one.id;
-        ELSE
+            UPDATE pgvigil.archives a SET partition_oid = one.oid_now, dropped_at = NULL WHERE a.id = one.id;
+        ELSIF one.dropped_at IS NULL THEN
             UPDATE pgvigil.archives a SET dropped_at = clock_timestamp() WHERE a.id = one.id;
             found_ := found_ + 1;
         END IF;
@@ -8114,7 +8130,7 @@ BEGIN
             SELECT * INTO now_ FROM pgvigil.rows_fingerprint(one.partition_oid, key);
             -- Trails go with their sessions, into pgvigil.deleted_sessions: fewer rows alone do not make an archive
             -- outdated.
-            CONTINUE WHEN now_.rows = 0 OR now_.rows = current.rows AND now_.fingerprint = current.fingerprint
+            CONTINUE WHEN now_.rows = current.rows AND (now_.rows = 0 OR now_.fingerprint = current.fingerprint)
                           OR one.parent_table = 'session_lifecycle' AND now_.rows <= current.rows;
         ELSE
             EXECUTE format('SELECT count(*) AS rows FROM (SELECT 1 FROM %s LIMIT 1) t', one.partition_oid::regclass)
@@ -8144,14 +8160,15 @@ AS $$
 DECLARE
     one     pgvigil.archives;
     gone    timestamptz;
+    slice   oid;
     deleted bigint;
 BEGIN
     SELECT * INTO STRICT one FROM pgvigil.archives a WHERE a.id = archive_id AND a.completed_at IS NULL FOR UPDATE;
     IF instead_of IS NOT NULL THEN
         UPDATE pgvigil.archives a SET replaced_at = clock_timestamp()
         WHERE a.id = instead_of AND a.source = one.source AND a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-        RETURNING a.dropped_at
-        INTO gone;
+        RETURNING a.dropped_at, a.partition_oid
+        INTO gone, slice;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'archive % is no longer there', instead_of
                 USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -8176,7 +8193,7 @@ BEGIN
     SET sha256 = complete_archive.sha256, rows = row_count, bytes = byte_count,
         fingerprint = complete_archive.fingerprint, min_id = complete_archive.min_id, max_id = complete_archive.max_id,
         min_time = complete_archive.min_time, max_time = complete_archive.max_time, completed_at = clock_timestamp(),
-        dropped_at = gone
+        dropped_at = gone, partition_oid = coalesce(slice, a.partition_oid)
     WHERE a.id = archive_id;
 END $$;
 COMMENT ON FUNCTION pgvigil.complete_archive(bigint, text, bigint, bigint, numeric, text, text, timestamptz,
@@ -8250,11 +8267,12 @@ COMMENT ON FUNCTION pgvigil.complete_erasure(uuid, text, bigint, jsonb) IS
 CREATE VIEW pgvigil.archives_to_read AS
 SELECT a.* FROM pgvigil.archives a
 WHERE a.completed_at IS NOT NULL AND a.replaced_at IS NULL
-  AND (a.dropped_at IS NOT NULL
-       OR a.partition IS NOT NULL
-           AND NOT EXISTS (SELECT 1
-                           FROM pgvigil.partitions p
-                           WHERE p.parent_table = a.source AND p.partition = a.partition));
+  AND (a.dropped_at IS NOT NULL OR a.partition IS NOT NULL)
+  AND NOT EXISTS (SELECT 1
+                  FROM pgvigil.partitions p
+                  WHERE p.parent_table = a.source
+                    AND p.partition = a.partition
+                    AND (a.dropped_at IS NULL OR p.partition_oid = a.partition_oid));
 COMMENT ON VIEW pgvigil.archives_to_read IS 'Archives whose rows are no longer in the database';
 
 INSERT INTO pgvigil.jobs (job, every, purpose, needs_client)
@@ -8278,7 +8296,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '46134c5572f982c3e0f848acae94aa904da26d2e7eef17d64023723c95164d04', '37ebe37d5eeb00f0f4ca7f5a2149ef9500019d6beae9df6815375313a0be54cb', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9233bc1d5f0c41a99e0d0aaba29c37cac8380462c5352e0031733c54475ca9a0', '4cc5d8ac075110376bb18acec6088c348a9285ae2d4e45b0a71b4208f5e00293', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

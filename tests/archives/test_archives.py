@@ -104,7 +104,7 @@ def test_late_rows_of_a_dropped_partition_get_an_archive_of_their_own(fresh: Dat
     keep(fresh)
     archive(fresh, tmp_path)
     retention(fresh)
-    old_logs(fresh, rows=7)
+    old_logs(fresh, rows=7, first=501)
     archive(fresh, tmp_path)
     retention(fresh)
     assert sorted(one.rows or 0 for one in listed(fresh)) == [7, 500]

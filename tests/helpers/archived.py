@@ -20,20 +20,20 @@ INSERT INTO performance_logs (id, operation, duration_ms, success, session_id, m
 SELECT overlay(pgvigil.uuid_v7_floor(t)::text PLACING lpad(to_hex(n), 12, '0') FROM 25)::uuid, 'operation-' || n %% 3, n %% 1000, n %% 10 <> 0,
        CASE WHEN n %% 5 = 0 THEN '01900000-0000-7000-8000-0000000000aa'::uuid END,
        jsonb_build_object('n', n, 'text', E'a "quoted",\nline, \\ and é'), t
-FROM (SELECT n, date_trunc('day', now() - %(ago)s * interval '1 day', 'UTC') + n * interval '1 second' AS t FROM generate_series(1, %(rows)s) n) s"""
+FROM (SELECT n, date_trunc('day', now() - %(ago)s * interval '1 day', 'UTC') + n * interval '1 second' AS t FROM generate_series(%(first)s, %(first)s + %(rows)s - 1) n) s"""
 
 
 def keep(database: Database) -> None:
     database.execute("UPDATE pgvigil.retention_policies SET keep_archive = true WHERE policy = 'standard'")
 
 
-def old_logs(database: Database, *, ago: int = 20, rows: int = 500) -> str:
-    """A partition of performance_logs of a day that is long over, with rows; returns its name."""
+def old_logs(database: Database, *, ago: int = 20, rows: int = 500, first: int = 1) -> str:
+    """A partition of performance_logs of a day that is long over, with rows, which are numbered; returns its name."""
     database.execute(
         "SELECT pgvigil.ensure_partitions('performance_logs', t, t) FROM (SELECT now() - %s * interval '1 day') s (t)",
         (ago,),
     )
-    database.execute(_LOGS, {"ago": ago, "rows": rows})
+    database.execute(_LOGS, {"ago": ago, "rows": rows, "first": first})
     [(name,)] = database.execute(
         "SELECT partition FROM pgvigil.partitions WHERE parent_table = 'performance_logs' AND from_time = date_trunc('day', now() - %s * interval '1 day', 'UTC')",
         (ago,),

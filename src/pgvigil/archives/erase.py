@@ -68,6 +68,11 @@ def _erase(
 ) -> str:
     write.clean(conn, owner, moved_to, log)
     owner.execute(conn, "SELECT pgvigil.find_dropped_partitions()")
+    if _has_rows(conn, "pgvigil.executions_to_archive", "query_executions", session):
+        raise PreconditionError(
+            "query executions of the session wait for their archive in pgvigil.executions_to_archive",
+            f"Run pgvigil maintain run {JOB}, then this again.",
+        )
     held = []
     for archive in catalogue.read(conn):
         store = catalogue.store_of(archive, moved_to)
@@ -106,13 +111,16 @@ def _erase(
 
 
 def _is_still_there(conn: psycopg.Connection, archive: Archive, session: str) -> bool:
-    """Return whether the job would archive the rows again. It writes a day of deletions again only where rows have come."""
-    if archive.source != "deleted_sessions":
-        return True
-    return (
-        rows(conn, "n integer", "SELECT 1 FROM pgvigil.deleted_sessions WHERE session_id = %s LIMIT 1", (session,))
-        != []
-    )
+    """Return whether the database has rows of the session that the job would archive again."""
+    if archive.partition is None:
+        return _has_rows(conn, "pgvigil.deleted_sessions", archive.source, session)
+    query = "SELECT partition_oid::regclass::text FROM pgvigil.partitions WHERE parent_table = %s AND partition = %s"
+    found = rows(conn, "name text", query, (archive.source, archive.partition))
+    return any(_has_rows(conn, name, archive.source, session) for (name,) in found)
+
+
+def _has_rows(conn: psycopg.Connection, table: str, source: str, session: str) -> bool:
+    return rows(conn, "n integer", f"SELECT 1 FROM {table} WHERE {_is_of(source, session)} LIMIT 1") != []
 
 
 def _sql(text: str) -> str:
@@ -124,7 +132,7 @@ def _sql(text: str) -> str:
 def _remedy(archive: Archive, session: str) -> str:
     if archive.partition is None:
         return f"DELETE FROM pgvigil.deleted_sessions WHERE session_id = '{session}'; then this again."
-    return f"DELETE FROM {archive.source} WHERE {_is_of(archive.source, session)}; then pgvigil maintain run archive, and this again."
+    return f"DELETE FROM {archive.source} WHERE {_is_of(archive.source, session)}; then this again."
 
 
 # In the SQL of PostgreSQL and of DuckDB. Only these two are text, which an application may spell in capitals.

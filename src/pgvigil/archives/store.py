@@ -39,9 +39,9 @@ def open_store(location: str) -> Store:
     """
     if "://" not in location:
         return Store(Path(location))
+    if location.startswith("file://"):
+        return Store(_directory_of(location))
     parts = urlsplit(location)
-    if parts.scheme == "file":
-        return Store(Path(parts.path))
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     if parts.username or parts.password or parts.query:
         raise UsageError(
@@ -49,6 +49,14 @@ def open_store(location: str) -> Store:
             "Give them by environment variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         )
     return RemoteStore(location)
+
+
+def _directory_of(url: str) -> Path:
+    """Return the directory that a file: URL names, as fsspec reads one: `%`, `?` and `#` are characters of its name."""
+    place = Path(url.removeprefix("file://"))
+    if not place.is_absolute():
+        raise UsageError(f"{url} names no directory of this machine", "Give file:///DIR, or the directory itself.")
+    return place
 
 
 def stored(location: str, chosen: str | None = None) -> Store:
@@ -59,7 +67,7 @@ def stored(location: str, chosen: str | None = None) -> Store:
     """
     scheme = location.partition("://")[0] if "://" in location else ""
     if scheme in ("", "file"):
-        place = Path(urlsplit(location).path if scheme else location)
+        place = _directory_of(location) if scheme else Path(location)
         if not place.is_absolute() or not place.is_dir():
             raise ArchiveError(
                 f"there is no directory {location}", "Restore it from a copy, or give the place where it is: --archive."
@@ -231,14 +239,20 @@ class RemoteStore(Store):
 
     def remove(self, directory: str, stem: str) -> None:
         shutil.rmtree(self._work(stem), ignore_errors=True)
-        for found in self._fs.glob(f"{self._base}/{require_name(directory)}/{require_name(stem)}[-.]*"):
-            self._fs.rm_file(found)
+        self._fs.invalidate_cache()
+        ours = (f"{require_name(directory)}/{require_name(stem)}-", f"{directory}/{stem}.")
+        for found, name in self._below(directory):
+            if name.startswith(ours):
+                self._fs.rm_file(found)
 
     def names(self) -> list[str]:
         self._fs.invalidate_cache()
-        found = (str(name) for name in self._fs.find(self._base))
-        below = (name[name.index(self._base) + len(self._base) + 1 :] for name in found)
-        return sorted(name for name in below if name.startswith("table="))
+        return sorted(name for _, name in self._below() if name.startswith("table="))
+
+    def _below(self, directory: str = "") -> list[tuple[str, str]]:
+        """Return the files of the store below a directory, as fsspec names them and from here. No name is a pattern."""
+        found = (str(path) for path in self._fs.find(f"{self._base}/{directory}".rstrip("/")))
+        return [(path, path[path.index(self._base) + len(self._base) + 1 :]) for path in found]
 
 
 def _require(path: Path, name: str, sha256: str, size: int | None) -> None:

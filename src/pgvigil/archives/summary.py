@@ -22,9 +22,18 @@ BIN = (
 _WRITTEN = "FORMAT parquet, COMPRESSION zstd"
 
 
+def floored(micros: str, time: str, width: int) -> str:
+    """Return the beginning of a time's stretch of some seconds, in microseconds since 1970.
+
+    The engines' division rounds towards 1970, so that the stretches on both sides of it would be one.
+    """
+    moment, width = f"{micros}({time})", width * 1_000_000
+    return f"({moment} - (({moment} % {width}) + {width}) % {width})"
+
+
 def rows_query(table: str) -> str:
     """The summary of rows. A time that is infinite is in no span."""
-    return f"""SELECT CAST(epoch_us(created_at) // {DAY * 1_000_000} * {DAY} AS BIGINT) AS day, operation, {BIN} AS bin, count(*) AS calls,
+    return f"""SELECT CAST({floored("epoch_us", "created_at", DAY)} // 1000000 AS BIGINT) AS day, operation, {BIN} AS bin, count(*) AS calls,
                       count(*) FILTER (WHERE success) AS successful, CAST(sum(duration_ms) AS BIGINT) AS total_ms,
                       min(duration_ms) AS min_ms, max(duration_ms) AS max_ms
                FROM {table} WHERE isfinite(created_at) GROUP BY ALL ORDER BY ALL"""

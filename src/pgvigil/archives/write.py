@@ -145,6 +145,7 @@ class _Writer:
         return failures
 
     def _begin(self, unit: Unit) -> _Begun:
+        self._require_new(unit)
         with ExitStack() as whole:
             archive_id, directory, stem = whole.enter_context(begun(self._conn, self._owner, self._store, unit))
             reading = whole.enter_context(ExitStack())
@@ -158,6 +159,17 @@ class _Writer:
             place = parquet.Place(SOURCES[unit.source], of, self._store, directory, stem)
             wait = self._begin_rows(reader, reading, unit, place)
             return _Begun(unit, archive_id, place, wait, reading, whole.pop_all())
+
+    def _require_new(self, unit: Unit) -> None:
+        """Raise ArchiveError where rows of an earlier archive have been put back: they would be archived and counted twice."""
+        kind = "bigint" if unit.source == "query_executions" else "uuid"
+        query = f"""SELECT a.path FROM pgvigil.archives_to_read a
+                    WHERE a.source = %s AND EXISTS (SELECT 1 FROM {unit.table.replace("%", "%%")} t
+                                                    WHERE t.{unit.key} IN (a.min_id::{kind}, a.max_id::{kind})) LIMIT 1"""
+        for (path,) in rows(self._conn, "path text", query, (unit.source,)):
+            raise ArchiveError(
+                f"it has rows of {path} again, which would be archived twice", "Delete the rows that were put back."
+            )
 
     def _begin_rows(
         self, reader: psycopg.Connection, reading: ExitStack, unit: Unit, place: parquet.Place

@@ -12,7 +12,7 @@ from pgvigil.archives import literal
 from pgvigil.database import Target
 from pgvigil.errors import UsageError
 from pgvigil.history.engines import Ask
-from pgvigil.history.snapshot import BEGINNING, Snapshot, Span, paths, snapshot
+from pgvigil.history.snapshot import BEGINNING, Snapshot, paths, snapshot
 
 _EARLIEST, _LATEST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -35,11 +35,10 @@ def timeline(target: Target, session: str, ask: Ask, *, moved_to: str | None = N
         session = str(uuid.UUID(session))
     except ValueError as error:
         raise UsageError(f"{session!r} is not the id of a session", "Give a UUID, as in sessions.id.") from error
-    always = Span()
     with snapshot(target, "session_lifecycle", "performance_logs", "query_executions") as moment:
         entries = _in_database(moment, session)
         files = {
-            source: moment.files_of(source, always, copies=source == "deleted_sessions")
+            source: moment.files_of(source, None, copies=source == "deleted_sessions")
             for source in ("session_lifecycle", "deleted_sessions", "performance_logs", "query_executions")
         }
     is_of = {"query_executions": f"conversation_id = {literal(session)}"}

@@ -19,11 +19,14 @@ from psycopg import errors, sql
 from pgvigil import database, owner
 from pgvigil.archives import catalogue
 from pgvigil.archives.catalogue import Archive
+from pgvigil.archives.source import SOURCES
+from pgvigil.archives.summary import floored
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 END = datetime(9999, 1, 1, tzinfo=UTC)
+JOB = "archive_files"
 WIDTHS = {"hour": 3600, "day": 86400}
 
 
@@ -43,6 +46,10 @@ class Span:
         """Return True where all of that time, both ends included, is in this span. False where an end is unknown."""
         return first is not None and last is not None and self.since <= first and last < self.until
 
+    def meets(self, first: datetime | None, last: datetime | None) -> bool:
+        """Return False where none of that time, both ends included, is in this span. True where an end is unknown."""
+        return (first is None or first < self.until) and (last is None or last >= self.since)
+
     def duck(self, column: str) -> str:
         """The condition in the engines' SQL."""
         return f"{column} >= {{time}} '{_utc(self.since)}' AND {column} < {{time}} '{_utc(self.until)}'"
@@ -51,7 +58,7 @@ class Span:
         """The beginning of a bucket in the engines' SQL, in seconds since 1970; one bucket for "all"."""
         if self.by == "all":
             return "CAST(0 AS BIGINT)"
-        return f"CAST({{micros}}({column}) {{div}} {WIDTHS[self.by] * 1_000_000} * {WIDTHS[self.by]} AS BIGINT)"
+        return f"CAST({floored('{micros}', column, WIDTHS[self.by])} {{div}} 1000000 AS BIGINT)"
 
     def postgres_bucket(self, column: str) -> str:
         """The same in PostgreSQL."""
@@ -84,14 +91,33 @@ class Snapshot:
             self.conn, columns, query.replace("{app}", app.replace("%", "%%") if parameters else app), parameters
         )
 
-    def files_of(self, source: str, span: Span, *, copies: bool = False) -> list[Archive]:
-        """The archives that may hold rows of that time and are not in the database; with `copies` also those that are."""
+    def files_of(self, source: str, span: Span | None, *, copies: bool = False) -> list[Archive]:
+        """The archives that may hold rows of that time, or of any, and are not in the database; with `copies` also those that are."""
         states = ("file", "copy") if copies else ("file",)
-        return [
+        found = [
             one for one in self.archives
             if one.source == source and one.state in states and (one.rows or 0) > 0
-            and (one.min_time is None or one.min_time < span.until) and (one.max_time is None or one.max_time >= span.since)
+            and (span is None or span.meets(one.min_time, one.max_time))
         ]  # fmt: skip
+        self._require_gone(source, [one for one in found if one.state == "file"])
+        return found
+
+    def _require_gone(self, source: str, archives: list[Archive]) -> None:
+        """Raise PreconditionError where the first or the last row of an archive is in the database again: it would count twice."""
+        ends = {id_: one for one in archives for id_ in (one.min_id, one.max_id) if id_ is not None}
+        if not ends:
+            return
+        key, kind, tables = SOURCES[source].id, "uuid", [source if "." in source else f"{{app}}.{source}"]
+        if source == "query_executions":
+            kind, tables = "bigint", [*tables, "pgvigil.executions_to_archive"]
+        there = " OR ".join(f"EXISTS (SELECT 1 FROM {table} t WHERE t.{key} = i)" for table in tables)
+        query = f"SELECT i::text FROM unnest(%s::{kind}[]) i WHERE {there} LIMIT 1"
+        for (id_,) in self.rows("id text", query, list(ends)):
+            one = ends[id_]
+            raise PreconditionError(
+                f"rows of archive {one.path} are in {source} again: history would count them twice",
+                f"Delete them there: restored rows belong in a table of their own. If a whole partition was put back, run pgvigil maintain run {JOB}.",
+            )
 
 
 @contextmanager
