@@ -752,6 +752,39 @@ def test_rows_come_back_into_a_database_of_their_own(fresh: Database, tmp_path: 
         fresh.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
 
+def test_nobody_else_enters_that_database_at_any_moment(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_logs(fresh)
+    keep(fresh)
+    archive(fresh, tmp_path)
+    name = f"{fresh.name}_back"
+    fresh.execute(
+        "DO $$ BEGIN CREATE ROLE x_stranger LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; ALTER ROLE x_stranger NOSUPERUSER"
+    )
+    execute, said = psycopg.Connection.execute, []
+
+    def refusal() -> str:
+        with pytest.raises(psycopg.OperationalError) as refused:
+            psycopg.connect(fresh.server.dsn(name).replace("postgres@", "x_stranger@")).close()
+        return str(refused.value)
+
+    def look_after(self: psycopg.Connection, query: object, *rest: object) -> object:
+        done = execute(self, query, *rest)  # type: ignore[arg-type]
+        if "DATABASE" in str(query):
+            said.append(refusal())
+        return done
+
+    monkeypatch.setattr(psycopg.Connection, "execute", look_after)
+    try:
+        restore.restore(target(fresh), "performance_logs", None, None, Reporter(), table="logs", database=name)
+        assert "permission denied for database" in refusal()
+    finally:
+        monkeypatch.undo()
+        fresh.execute(f'DROP DATABASE IF EXISTS "{name}"')
+    assert ["not currently accepting connections" in one for one in said] == [True] * 3
+
+
 def test_part_of_a_time_comes_back(fresh: Database, tmp_path: Path) -> None:
     old_logs(fresh)
     keep(fresh)

@@ -44,13 +44,15 @@ def restore(
             return _into(conn, _named(conn, table), made, since, until, log)
         name = sql.Identifier(database)
         try:
-            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
-            conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false").format(name))
         except errors.DuplicateDatabase as error:
             raise PreconditionError(
                 f"database {name.as_string(conn)} is there already", "Give another name."
             ) from error
         try:
+            with conn.transaction():  # nobody else is let in for a moment
+                conn.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+                conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
             with catalogue.connect(target.at(database), "restore") as own:
                 return _into(
                     own,
