@@ -476,7 +476,7 @@ def test_rights_and_comment_come_with_the_swap_and_not_before(
     maintenance(existing, f"GRANT CREATE ON DATABASE {existing.name} TO PUBLIC")
     seen: list[tuple[object, ...]] = []
 
-    def look(_: psycopg.Connection, __: str, new: str) -> None:
+    def look(_: psycopg.Connection, __: str, new: str, ___: object) -> None:
         seen.extend(maintenance(existing, f"SELECT datacl::text[] FROM pg_database WHERE datname = '{new}'"))
 
     monkeypatch.setattr(swap, "carry_over", look)
