@@ -428,6 +428,8 @@ CLEAN = """
     CREATE STATISTICS paired ON a, n FROM b;
     CREATE TEXT SEARCH DICTIONARY side.words (TEMPLATE = simple);
     CREATE OPERATOR CLASS ops FOR TYPE int USING btree AS OPERATOR 3 =, FUNCTION 1 btint4cmp(int, int);
+    COMMENT ON TABLE b IS 'it''s b'; COMMENT ON COLUMN b.a IS 'first'; COMMENT ON FUNCTION twice(int) IS 'doubles';
+    COMMENT ON SCHEMA side IS 'beside';
 """
 
 
@@ -485,6 +487,15 @@ def test_written_tests_cover_owners(any_schema: tuple[Database, str]) -> None:
     database, script = any_schema
     database.execute("ALTER TABLE b OWNER TO pg_monitor; ALTER FUNCTION twice(int) OWNER TO pg_monitor")
     assert run_tests(database, script) == ["owner of table b", "owner of function twice(integer)"]
+
+
+def test_written_tests_cover_declared_comments(any_schema: tuple[Database, str]) -> None:
+    database, script = any_schema
+    database.execute(
+        "COMMENT ON TABLE b IS 'b'; COMMENT ON COLUMN b.a IS NULL; COMMENT ON FUNCTION twice(int) IS ''; COMMENT ON SCHEMA side IS 'x'"
+    )
+    commented = ("table b", "column b.a", "function twice(integer)", "schema side")
+    assert sorted(run_tests(database, script)) == sorted(f"comment on {one}" for one in commented)
 
 
 def test_written_tests_cover_what_is_in_a_schema_beside_tables(any_schema: tuple[Database, str]) -> None:

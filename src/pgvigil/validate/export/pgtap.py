@@ -113,7 +113,8 @@ class _Writer:
                 continue
             root = self.declared.roots[ref]
             title = root or ref.path
-            for test in (*writer(ref, root, attributes, mark), *self._owner(ref, attributes, mark)):
+            others = (*self._owner(ref, attributes, mark), *self._comment(ref, root, attributes))
+            for test in (*writer(ref, root, attributes, mark), *others):
                 found.setdefault(title, []).append(test)
         for label, rows in self.declared.rows.items():
             for row in rows:
@@ -181,6 +182,20 @@ class _Writer:
         name = self.schema if label == "{schema}" else self._bare(label)
         where = f"nspname = {text(name)}" if kind == "schema" else self._is(ref)
         yield from self._owner_of(ref, f"(SELECT {owner} FROM {catalog} WHERE {where})", attributes, mark)
+
+    def _comment(self, ref: ObjectRef, root: str, attributes: Attributes) -> Iterator[str]:
+        """Test a declared comment."""
+        kind, expected = ref.kind, attributes.get("comment")
+        if not expected or kind not in _RIGHTS or ref.of_column or ref.label in ("{schema}", "public"):
+            return  # public has the comment that a version of PostgreSQL gives it
+        catalog = _RIGHTS[kind][0]
+        if kind == "column":
+            where = f"attrelid = {self._oid(root)} AND attname = {text(self._bare(ref.name))}"
+            found = f"(SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE {where})"
+        else:
+            where = f"nspname = {text(self._bare(ref.label))}" if kind == "schema" else self._is(ref)
+            found = f"(SELECT obj_description(oid, '{catalog}') FROM {catalog} WHERE {where})"
+        yield f"is({found}, {text(expected)}, {text(one_line(f'comment on {ref}'))})"
 
     def _owner_of(self, ref: ObjectRef, oid: str, attributes: Attributes, mark: Mark) -> Iterator[str]:
         if not self._speaks_of("owned_by", attributes, mark):
