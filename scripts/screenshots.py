@@ -26,7 +26,7 @@ BASE = "/admin/session-monitoring/dashboard/"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 # name, page, scheme, width, height
 PICTURES = [
-    ("overview", "", "light", 1200, 760), ("overview-dark", "", "dark", 1200, 760), ("overview-phone", "", "light", 390, 760),
+    ("overview", "", "light", 1200, 880), ("overview-dark", "", "dark", 1200, 880), ("overview-phone", "", "light", 390, 760),
     ("sessions", "sessions", "light", 1200, 620), ("live", "live", "dark", 1200, 520), ("jobs", "jobs", "light", 1200, 620),
     ("application", "application", "light", 1200, 620),
 ]  # fmt: skip

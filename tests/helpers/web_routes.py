@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import UUID
+
 # What an answer is to nobody, a viewer, an admin. 422 and 404 are those of somebody who was let in, for what these tests send.
 OPEN, READ, WRITE = (200, 200, 200), (401, 200, 200), (401, 403, 422)
 NO_WORKER = (401, 404, 404)  # access was granted, but there is no such worker
@@ -56,3 +59,10 @@ ROUTES = {
     ("POST", "/admin/session-monitoring/dashboard/logout"): (204, 204, 204),
     ("GET", "/admin/session-monitoring/dashboard/static/{version}/{name}"): (404, 404, 404),
 }
+
+# Values for their places: of rows that are not there, where a row is asked for.
+VALUES: dict[str, Any] = {"user_id": "ada", "what": "status", "id": UUID(int=1), "event": UUID(int=2), "sequence_number": 1, "name": "sessions", "version": "x"}  # fmt: skip
+
+
+def address(path: str, job: str) -> str:
+    return path.format(**VALUES | {"job": job} | ({"id": 2**62} if "by-id" in path else {}))

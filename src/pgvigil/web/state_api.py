@@ -16,7 +16,7 @@ from pgvigil.web.answers import NO_NUL, as_json, fresh
 from pgvigil.web.moments import Since, Until, moment
 from pgvigil.web.problems import Problem
 from pgvigil.web.sections import Sections
-from pgvigil.web.sessions import Rows
+from pgvigil.web.session_contents import Rows
 from pgvigil.web.store import Connection, Store
 
 # The latest calls of an operation: those of a day, because the table has no index by operation but that of failures.

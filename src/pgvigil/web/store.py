@@ -360,8 +360,13 @@ class Store:
             generation = self._generation
         try:
             connection = deadline.connect(self._conninfo, until)
-            if deadline.ask(connection.pgconn, UNDER_SUPERUSER.encode(), until).ntuples:
-                connection.close()
+            refused = True
+            try:
+                refused = bool(deadline.ask(connection.pgconn, UNDER_SUPERUSER.encode(), until).ntuples)
+            finally:
+                if refused:
+                    connection.close()
+            if refused:
                 raise problems.superuser()
         except psycopg.Error as error:
             self._log_failure(error)
