@@ -8041,7 +8041,7 @@ COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS
 
 -- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds
 -- the first row and the last. One that was noted as dropped is back if it was detached and attached again, or if all
--- its rows were put back.
+-- its rows were inserted again.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE
@@ -8296,7 +8296,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '9233bc1d5f0c41a99e0d0aaba29c37cac8380462c5352e0031733c54475ca9a0', '4cc5d8ac075110376bb18acec6088c348a9285ae2d4e45b0a71b4208f5e00293', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '5c7fa98d86d8250ac3a00d1bcb4f7e9523339356dc7e1dd829e6228d5e47f174', '4cc5d8ac075110376bb18acec6088c348a9285ae2d4e45b0a71b4208f5e00293', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

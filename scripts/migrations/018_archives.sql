@@ -155,7 +155,7 @@ COMMENT ON FUNCTION pgvigil.record_drop(text, oid) IS
 
 -- A partition that somebody else dropped has gone as well; one that came back under another oid is the same if it holds
 -- the first row and the last. One that was noted as dropped is back if it was detached and attached again, or if all
--- its rows were put back.
+-- its rows were inserted again.
 CREATE FUNCTION pgvigil.find_dropped_partitions() RETURNS bigint
 LANGUAGE plpgsql
 VOLATILE

@@ -33,12 +33,17 @@ def old_logs(database: Database, *, ago: int = 20, rows: int = 500, first: int =
         "SELECT pgvigil.ensure_partitions('performance_logs', t, t) FROM (SELECT now() - %s * interval '1 day') s (t)",
         (ago,),
     )
-    database.execute(_LOGS, {"ago": ago, "rows": rows, "first": first})
+    insert_logs(database, ago=ago, rows=rows, first=first)
     [(name,)] = database.execute(
         "SELECT partition FROM pgvigil.partitions WHERE parent_table = 'performance_logs' AND from_time = date_trunc('day', now() - %s * interval '1 day', 'UTC')",
         (ago,),
     )
     return str(name)
+
+
+def insert_logs(database: Database, *, ago: int, rows: int, first: int) -> None:
+    """Insert rows of performance_logs of a day, one a second, from a second of the day on."""
+    database.execute(_LOGS, {"ago": ago, "rows": rows, "first": first})
 
 
 def target(database: Database) -> Target:

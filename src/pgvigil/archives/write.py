@@ -161,14 +161,14 @@ class _Writer:
             return _Begun(unit, archive_id, place, wait, reading, whole.pop_all())
 
     def _require_new(self, unit: Unit) -> None:
-        """Raise ArchiveError where rows of an earlier archive have been put back: they would be archived and counted twice."""
+        """Raise ArchiveError where rows of an earlier archive have been inserted again: they would be archived and counted twice."""
         kind = "bigint" if unit.source == "query_executions" else "uuid"
         query = f"""SELECT a.path FROM pgvigil.archives_to_read a
                     WHERE a.source = %s AND EXISTS (SELECT 1 FROM {unit.table.replace("%", "%%")} t
                                                     WHERE t.{unit.key} IN (a.min_id::{kind}, a.max_id::{kind})) LIMIT 1"""
         for (path,) in rows(self._conn, "path text", query, (unit.source,)):
             raise ArchiveError(
-                f"it has rows of {path} again, which would be archived twice", "Delete the rows that were put back."
+                f"it has rows of {path} again, which would be archived twice", "Delete these rows from the table."
             )
 
     def _begin_rows(

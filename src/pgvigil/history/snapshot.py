@@ -116,7 +116,7 @@ class Snapshot:
             one = ends[id_]
             raise PreconditionError(
                 f"rows of archive {one.path} are in {source} again: history would count them twice",
-                f"Delete them there: restored rows belong in a table of their own. If a whole partition was put back, run pgvigil maintain run {JOB}.",
+                f"Delete them there: restored rows belong in a table of their own. If all rows of a partition are there, run pgvigil maintain run {JOB}.",
             )
 
 
