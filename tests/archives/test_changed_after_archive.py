@@ -1,4 +1,4 @@
-"""Rows that are deleted, put back or erased after they were archived: none is counted twice, and none that was deleted returns."""
+"""Rows that are deleted, restored or erased after they were archived: none is counted twice, and none that was deleted returns."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_a_call_by_hand_leaves_nothing_behind(planted: Installation) -> None:
 
 
 def test_text_is_read_as_before_when_code_of_the_owner_has_changed_how(mined: Installation) -> None:
-    """Under another client_encoding, the last byte of a letter takes the backslash that follows it, and a literal ends elsewhere."""
+    """Another client_encoding would join the last byte of a letter with the backslash after it, and the literal would end elsewhere."""
     mined.as_owner(
         """CREATE FUNCTION {app}.sets() RETURNS integer LANGUAGE plpgsql AS $f$
            BEGIN

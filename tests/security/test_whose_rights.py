@@ -564,7 +564,7 @@ def test_what_the_role_of_a_superuser_s_install_has_replaced_once_it_may_log_in_
 def test_a_superuser_installs_nothing_for_a_role_that_another_one_can_act_as(
     own: Database, database: Database, call: Run, opened: LiteralString
 ) -> None:
-    """It could replace a function between two transactions of the install."""
+    """A member could replace a function between two transactions of the install."""
     own.execute(opened)
     try:
         done = call("pgvigil", "setup", "--database-url", database.url)

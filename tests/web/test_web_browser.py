@@ -539,7 +539,7 @@ def test_news_take_no_focus_from_the_head(visit: Visit) -> None:
     tab.route("**/state?*", lambda route: route.continue_(headers={**route.request.headers, "if-none-match": ""}))
     poll(tab)
     assert tab.evaluate("document.activeElement.dataset.key") == "page Alerts"
-    assert tab.evaluate("window.was !== document.activeElement")  # it was drawn anew
+    assert tab.evaluate("window.was !== document.activeElement")  # it was drawn again
 
 
 @pytest.mark.parametrize("page", [*PAGES, "login"])
