@@ -173,6 +173,7 @@ def test_the_application_can_be_switched_over_to_a_subscriber(source: Database, 
     assert subscriber.execute(unequal) == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_publisher_is_migrated_after_its_subscriber_and_nothing_stops(call: Run, origin: Server) -> None:
     """docs/replication.md gives this order; migrated alone, the publisher stops its subscriber, and its plan says so."""
     with _new_database(origin) as publisher, _new_database(origin) as subscriber:
