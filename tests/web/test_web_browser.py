@@ -285,7 +285,7 @@ def test_a_long_text_is_cut_in_a_list_and_read_whole_when_a_reader_wants_it(visi
     tab.click("text=Details")
     assert tab.text_content("dialog pre") == f"SELECT {'x' * 93}…"
     tab.click("text=Show all of it")
-    tab.wait_for_function("document.querySelector('dialog pre').textContent.endsWith('x AS last')")
+    tab.wait_for_function("() => document.querySelector('dialog pre').textContent.endsWith('x AS last')")
     assert tab.query_selector("text=Show all of it") is None
 
 
