@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 
 import pytest
 
 from conftest import Database
 from helpers.archived import SESSION, archive, faults, keep, listed, old_logs, retention, target
-from pgvigil.archives import catalogue, erase, restore, store
-from pgvigil.errors import UsageError
+from pgvigil.archives import catalogue, erase, parquet, restore, store
+from pgvigil.errors import JobError, UsageError
 from pgvigil.history import engines, performance
 from pgvigil.history.snapshot import Span
 from pgvigil.progress import Reporter
@@ -54,6 +56,25 @@ def test_a_file_url_of_another_machine_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(UsageError, match="names no directory of this machine"):
         store.open_store(url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_one_partition_and_not_the_others(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = old_logs(fresh, ago=21, rows=20_000)
+    old_logs(fresh, ago=20, rows=7)
+    keep(fresh)
+    put = parquet._put
+
+    def full_once(_file: io.FileIO, _gathered: bytearray) -> int:
+        monkeypatch.setattr(parquet, "_put", put)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parquet, "_put", full_once)
+    with pytest.raises(JobError, match=f"1 of 2 could not be archived: {partition}: .*No space left"):
+        archive(fresh, tmp_path)
+    assert [one.rows for one in listed(fresh)] == [7]
+    assert archive(fresh, tmp_path) == "archived 20,000 rows"
 
 
 @pytest.mark.parametrize("name", ["[1]", "a*b", "{a,b}", "100%", "é"])

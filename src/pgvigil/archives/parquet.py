@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -105,13 +105,29 @@ def write(
     waiting: deque[Future[_Made]] = deque()
     with explained(), place.store.workshop(place.stem) as work, _ended(waiting):
         files = [work / f"{number}.csv" for number in range(WRITERS + 1)]
-        with closing(_parts(reader, query, files, part_bytes)) as sent:
+        with _copy_ended(reader), closing(_parts(reader, query, files, part_bytes)) as sent:
             for number, (csv, rows, longest) in enumerate(sent, 1):
                 waiting.append(pool.submit(_part_of_text, csv, rows, longest, place, work / place.name(number)))
                 if len(waiting) > WRITERS:  # the next part takes the place of the first of them
                     made.append(waiting.popleft().result())
         made += [one.result() for one in waiting]
         return _whole(made, place, work)
+
+
+@contextmanager
+def _copy_ended(reader: psycopg.Connection) -> Iterator[None]:
+    """End a COPY that is under way where its rows could not be written, so that the connection can be used again."""
+    try:
+        yield
+    finally:
+        if reader.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            with suppress(psycopg.Error):
+                reader.cancel_safe()
+                while reader.pgconn.get_copy_data(0)[0] >= 0:
+                    pass
+            with suppress(psycopg.Error):
+                while reader.pgconn.get_result():
+                    pass
 
 
 @contextmanager
