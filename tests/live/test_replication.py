@@ -175,7 +175,7 @@ def test_the_application_can_be_switched_over_to_a_subscriber(source: Database, 
 
 @pytest.mark.slow
 def test_a_publisher_is_migrated_after_its_subscriber_and_nothing_stops(call: Run, origin: Server) -> None:
-    """docs/replication.md gives this order; migrated alone, the publisher stops its subscriber, and its plan says so."""
+    """The order is the one of docs/replication.md; a publisher that is migrated alone stops its subscriber, and its plan says so."""
     with _new_database(origin) as publisher, _new_database(origin) as subscriber:
         publisher.execute(EXISTING_INSTALL.read_text())
         replication.schema_only(publisher, subscriber)
