@@ -64,13 +64,13 @@ def test_a_full_disk_keeps_one_partition_and_not_the_others(
     partition = old_logs(fresh, ago=21, rows=20_000)
     old_logs(fresh, ago=20, rows=7)
     keep(fresh)
-    put = parquet._put
+    honest = parquet.put
 
     def full_once(_file: io.FileIO, _gathered: bytearray) -> int:
-        monkeypatch.setattr(parquet, "_put", put)
+        monkeypatch.setattr(parquet, "put", honest)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(parquet, "_put", full_once)
+    monkeypatch.setattr(parquet, "put", full_once)
     with pytest.raises(JobError, match=f"1 of 2 could not be archived: {partition}: .*No space left"):
         archive(fresh, tmp_path)
     assert [one.rows for one in listed(fresh)] == [7]

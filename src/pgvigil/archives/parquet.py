@@ -207,8 +207,8 @@ def _parts(
                 if length > longest:
                     longest = length
                 if len(gathered) >= _GATHERED:
-                    size += _put(file, gathered)
-            size += _put(file, gathered)
+                    size += put(file, gathered)
+            size += put(file, gathered)
             file.truncate(size)
         if rows:
             yield path, rows, longest
@@ -221,7 +221,7 @@ def _parts(
         pass
 
 
-def _put(file: io.FileIO, gathered: bytearray) -> int:
+def put(file: io.FileIO, gathered: bytearray) -> int:
     """Write all of it, and empty it. Return how many bytes they were."""
     size = len(gathered)
     with memoryview(gathered) as rest:
