@@ -153,7 +153,7 @@ def test_a_superuser_archives_no_table_that_the_owner_may_not_read(mined: Instal
     pytest.importorskip("duckdb")
     mined.migrate()
     mined.as_owner(OLD)
-    mined.execute("CREATE TABLE {app}.secrets AS SELECT 's3cret'::text AS id, now() AS created_at")
+    mined.execute("CREATE TABLE {app}.secrets AS SELECT gen_random_uuid() AS id, 's3cret' AS word, now() AS created_at")
     mined.as_owner(
         """CREATE FUNCTION {app}.replaces() RETURNS trigger LANGUAGE plpgsql AS $f$
            BEGIN

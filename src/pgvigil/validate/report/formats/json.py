@@ -31,5 +31,5 @@ def render(report: Report, spec: str) -> str:
 
 def _plain(finding: Finding) -> dict[str, object]:
     plain = asdict(finding)
-    del plain["steps"]  # the same as the fix
+    del plain["steps"], plain["uses"]  # the same as the fix, and what it is sorted by
     return plain
