@@ -110,9 +110,9 @@ def test_engines_are_those_of_a_sum_over_the_table(
     found = admin.get(path, params={"days": days} if days else {}).json()
     plain = executions.execute(
         """SELECT database_type, count(*), count(*) FILTER (WHERE status = 'success'), count(*) FILTER (WHERE status = 'failed'), avg(execution_time)
-           FROM query_executions WHERE (%s::text IS NULL OR user_id = %s) AND started_at >= now() - coalesce(make_interval(hours => 24 * %s), '100 years')
+           FROM query_executions WHERE (%s::text IS NULL OR user_id = %s) AND (%s::integer IS NULL OR started_at >= now() - make_interval(hours => 24 * %s))
            GROUP BY 1 ORDER BY 2 DESC, 1""",
-        (user, user, days),
+        (user, user, days, days),
     )
     assert [tuple(engine.values()) for engine in found["database_stats"]] == [
         (*row[:4], pytest.approx(row[4])) for row in plain
