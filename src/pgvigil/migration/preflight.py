@@ -307,9 +307,7 @@ def warnings(conn: psycopg.Connection, schema: str) -> list[str]:
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = 'sessions' AND a.attgenerated = 'v'",
         (schema,),
     ):
-        found.append(
-            f"column {column} of {name} is generated and virtual: the archive of deleted sessions does not contain it"
-        )
+        found.append(f"column {column} of {name} is generated and virtual: pgvigil.deleted_sessions does not keep it")
     if publications := one(
         conn,
         "SELECT string_agg(DISTINCT quote_ident(p.pubname), ', ') FROM pg_publication p JOIN pg_publication_tables t USING (pubname)"
