@@ -13,15 +13,16 @@ _WORD: Final = r"[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*+"
 _AND_ON: Final = (
     r"''|'[ \t\r\f\v]*+\n\s*+'"  # within a string: a quote, and the end of one part where another one follows
 )
+# (?>…) and not )*+ around alternatives: these match wrongly in Python 3.11 before 3.11.5, which Debian 12 has.
 _TOKEN: Final = re.compile(
     rf"""
       (?P<comment>--[^\n\r]*+)
     | (?P<block>/\*)
     | (?P<dollar>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+)?\$)
-    | (?P<unicode>[uU]&(?:'(?:[^']|'')*+'|"(?:[^"]|"")*+"))
-    | (?P<escape>[eE]'(?:[^'\\]|\\.|{_AND_ON})*+')
-    | (?P<string>[nN]?'(?:[^']|{_AND_ON})*+')
-    | (?P<quoted>"(?:[^"]|"")*+")
+    | (?P<unicode>[uU]&(?:'(?>(?:[^']|'')*)'|"(?>(?:[^"]|"")*)"))
+    | (?P<escape>[eE]'(?>(?:[^'\\]|\\.|{_AND_ON})*)')
+    | (?P<string>[nN]?'(?>(?:[^']|{_AND_ON})*)')
+    | (?P<quoted>"(?>(?:[^"]|"")*)")
     | (?P<word>{_WORD})
     | (?P<space>[ \t\n\r\f\v]++)
     | (?P<other>\.?[0-9][\w.]*+|.)

@@ -77,7 +77,7 @@ _OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`|[\u2018“�
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
 # A semicolon ends a value if a space, the end or the next name follows it: libpq has none, but a password may contain one.
 _INSIDE = r";(?!\s|$|[A-Za-z]\w{0,30}(?: (?i:id|source|catalog|name|timeout|size|security|mode|info))?\s?=)"
-_BARE = re.compile(rf"(?:{_INSIDE})?+[^\s;\\]*+(?:(?:\\.?|{_INSIDE})[^\s;\\]*+)*", re.DOTALL)
+_BARE = re.compile(rf"(?>(?:{_INSIDE})?)[^\s;\\]*+(?:(?:\\.?|{_INSIDE})[^\s;\\]*+)*", re.DOTALL)
 _BARE_IN_URL = re.compile(r"[^&#\s]*+")
 _TO_SEMICOLON = re.compile(rf"[^;\n]{{1,500}}+(?=;)(?:{_INSIDE}[^\s;]*+)*")
 _REST_OF_LINE = re.compile(r"[^\n]*+")
@@ -263,7 +263,7 @@ _QUOTES = {
     "『": "』",
 }
 _ANY_QUOTE = re.compile("[\"'»„«“`\u2018\u2039「『]")
-_BYTES = re.compile(r"\b0x[0-9a-fA-F]{2}(?:\s0x[0-9a-fA-F]{2})*+")
+_BYTES = re.compile(r"\b0x[0-9a-fA-F]{2}(?>(?:\s0x[0-9a-fA-F]{2})*)")
 # Conditions whose messages only name objects. All other messages may quote a value of a parameter or row.
 _OF_OBJECTS = re.compile(r"0[89B-Z]|2[3-8D-F]|3[4-7BDF]|4[024]|5[3-8]|F0|HV")
 _SYNTAX_ERROR = "42601"

@@ -79,7 +79,7 @@ _OF_CASE = frozenset(["when", "then", "else", "end", "and", "or"])
 _BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
 _NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:{},%-]*+["'`$]?""")
 _QUALIFIED = re.compile(
-    r"\s*+\((?:[\w$\s]++\.|\"[^\"]*+\"\s*+\.|[\w$]++)*+\s*+([^\w\s()\"]++)\s*+\)"
+    r"\s*+\((?>(?:[\w$\s]++\.|\"[^\"]*+\"\s*+\.|[\w$]++)*)\s*+([^\w\s()\"]++)\s*+\)"
 )  # OPERATOR(pg_catalog.=)
 _OPENS = re.compile(r"\s*+\(")
 _OPENS_BODY = re.compile(r"\s*+(?:(?:not\s++)?materialized\s*+)?\(", re.IGNORECASE)
