@@ -288,6 +288,7 @@ def tests() -> str:
     return pgtap.script(load_declaration(project.SPEC), "public")
 
 
+@pytest.mark.slow
 def test_written_tests_pass_on_a_database_that_validates(tested: Any, tests: str) -> None:
     assert failed(tested, tests) == []
 
@@ -384,6 +385,7 @@ def test_written_tests_fail_on_a_defect_and_name_it(tested: Any, tests: str, sub
             assert named in run_tests(tested, with_defect(of_them(tests, named), defect))
 
 
+@pytest.mark.slow
 def test_a_defect_that_makes_tests_fail_with_an_error_stops_none_behind_them(tested: Any, tests: str) -> None:
     defect, named = DEFECTS[0]
     assert named in failed(tested, with_defect(tests, defect))
