@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from pgvigil import input_files
 from pgvigil.backup.manifest import require_our_directory, require_ours
 from pgvigil.errors import ArchiveError, RestoreError, UsageError
 
@@ -25,6 +26,7 @@ from pgvigil.errors import ArchiveError, RestoreError, UsageError
 _MADE = re.compile(
     r"(table=[a-z_]{1,40}/year=[0-9]{1,6}/month=[0-9]{2}/day=[0-9]{2})/([0-9]{1,6}[0-9]{4}T[0-9]{4}-[0-9]{1,6}[0-9]{4}T[0-9]{4}-[0-9a-f]{12})\.json"
 )
+_LARGEST_MANIFEST = 64_000_000  # bytes
 # A location comes from the database: whoever may write there must not choose what this machine connects to, or makes.
 _OBJECT_STORES = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "cos", "r2", "memory"}
@@ -168,9 +170,13 @@ class Store:
         path = self._root / require_name(name)
         try:
             require_ours(path, path.lstat())
-            return path.read_bytes()
+            return input_files.read_bytes(path, _LARGEST_MANIFEST)
         except FileNotFoundError:
             raise _missing(name) from None
+        except OSError as error:
+            raise ArchiveError(
+                f"{name} cannot be read: {input_files.reason(error)}", "Restore it from a copy."
+            ) from error
         except RestoreError as error:
             raise ArchiveError(error.message, error.hint) from error
 

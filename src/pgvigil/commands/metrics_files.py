@@ -6,6 +6,7 @@ import argparse
 from importlib import resources
 from pathlib import Path
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 
 SUMMARY = "write alert rules, their tests and a Grafana dashboard into a directory"
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     texts = {name: source.joinpath(name).read_text(encoding="utf-8") for name in _FILES}
     for name, text in texts.items():
         path = arguments.directory / name
-        if path.exists() and path.read_text(encoding="utf-8") != text and not arguments.overwrite:
+        if not arguments.overwrite and path.exists() and _existing(path) != text:
             raise UsageError(
                 f"{path} is there, and differs: nothing was written", "Choose another directory, or add --overwrite."
             )
@@ -32,3 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
         path.write_text(text, encoding="utf-8")
         print(path)
     return 0
+
+
+def _existing(path: Path) -> str | None:
+    try:
+        return input_files.read_text(path, input_files.SMALL)
+    except (OSError, UnicodeDecodeError):
+        return None

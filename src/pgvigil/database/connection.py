@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGresult
 
 from pgvigil import connect_advice
+from pgvigil.database.libpq_files import require_files
 from pgvigil.database.poolers import BEGINS_WITHIN, WHO, again, answer, backend, require_session
 from pgvigil.database.settings import LIMITS, SESSION, SOCKET
 from pgvigil.database.target import Target
@@ -89,6 +90,7 @@ def open_connection(target: Target, purpose: str, *, wait: float = 0) -> psycopg
     ConnectError with libpq's message and what to do about it.
     """
     deadline = time.monotonic() + wait
+    require_files(target.parameters, target.source)
     while True:
         try:
             return psycopg.connect(

@@ -16,6 +16,7 @@ from pathlib import Path
 from psycopg import pq
 
 from pgvigil import dot_env
+from pgvigil.database import libpq_files
 from pgvigil.database.target import Target, parse_url
 from pgvigil.errors import UsageError
 
@@ -32,6 +33,13 @@ def resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
     Other sources are removed from the environment, because libpq would fill gaps with them, here and in children. Raise
     UsageError for a source that should name a database and does not: none is skipped.
     """
+    target = _resolve(url, dotenv_directories)
+    if target is not None:
+        libpq_files.require_files(target.parameters, target.source)
+    return target
+
+
+def _resolve(url: str | None, dotenv_directories: list[Path]) -> Target | None:
     if url is not None:
         target = parse_url(url, "--database-url")
     elif "DATABASE_URL" in os.environ:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgvigil import database, embedded
+from pgvigil import database, embedded, input_files
 from pgvigil.backup import pg_tools
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError, UsageError
@@ -84,9 +84,11 @@ def load(path: Path, made: embedded.Server) -> list[str]:
     This goes statement by statement and not by psql, for which a dump is code that runs on this machine.
     """
     try:
-        raw = path.read_bytes()
+        raw = input_files.read_bytes(path, input_files.LARGE)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "Name a dump: pg_dump --schema-only.") from error
+        raise UsageError(
+            f"{path} cannot be read: {input_files.reason(error)}", "Name a dump: pg_dump --schema-only."
+        ) from error
     if raw.startswith(b"PGDMP"):
         pg_restore, _ = pg_tools.find_tool("pg_restore", made.major)
         how = ["--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-subscriptions", "--file=-"]

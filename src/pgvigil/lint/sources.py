@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 from pgvigil.migration import sql_lexer
 from pgvigil.migration.sql_lexer import Statement
@@ -90,9 +91,10 @@ def read(path: Path, rules: Collection[str]) -> Source:
     Raise UsageError with file and line for text that is not SQL, and for a comment that allows an unnamed rule.
     """
     try:
-        script = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        script = input_files.read_bytes(path, input_files.LARGE).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "A migration is readable UTF-8 text.") from error
+        words = input_files.reason(error)
+        raise UsageError(f"{path} cannot be read: {words}", "A migration is readable UTF-8 text.") from error
     script = _WAY_BACK.sub("", script, count=1)
     try:
         statements = sql_lexer.statements(script)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import yaml
 
-from pgvigil import database
+from pgvigil import database, input_files
 from pgvigil.embedded import Server, any_binaries
 from pgvigil.errors import MigrationError, UsageError
 from pgvigil.progress import Reporter
@@ -128,8 +128,16 @@ def _spec(conn: psycopg.Connection, chain: ProjectChain, path: Path) -> str:
     text = dump_spec(conn, drift.schemas_of(conn, chain.config))
     kept: Any = None
     if path.exists():
-        kept = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("ignore")
+        kept = (yaml.safe_load(_existing(path)) or {}).get("ignore")
     body = text.partition("\n")[2]
     if kept:
         body += yaml.safe_dump({"ignore": kept}, sort_keys=False, allow_unicode=True, width=140)
     return _HEAD + body
+
+
+def _existing(path: Path) -> str:
+    try:
+        return input_files.read_text(path, input_files.SPEC)
+    except (OSError, UnicodeDecodeError) as error:
+        words = input_files.reason(error)
+        raise UsageError(f"{path} cannot be read: {words}", "Make it a spec, or remove it.") from error

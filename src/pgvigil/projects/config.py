@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 
 FILE = "pgvigil.toml"
@@ -61,7 +62,7 @@ def find(directory: Path | None) -> Config:
         raise UsageError(f"there is no directory {start}", "Name the directory that pgvigil.toml is in.")
     for place in (start, *start.parents):
         for path in (place / FILE, place / "pyproject.toml", start / "db" / FILE):
-            if path.is_file() if path.name == FILE else _is_project(path):
+            if os.path.lexists(path) if path.name == FILE else _is_project(path):
                 _require_trusted(path, start)
                 return read(path)
     raise UsageError(
@@ -74,7 +75,7 @@ def _is_project(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        tool = _parsed(path.read_text(encoding="utf-8")).get("tool", {})
+        tool = _parsed(input_files.read_text(path, input_files.SMALL)).get("tool", {})
     except (OSError, ValueError):
         return False
     return isinstance(tool, dict) and "pgvigil" in tool
@@ -96,7 +97,10 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _require_trusted(path: Path, start: Path) -> None:
     """Check who can have written a project's file: it names the SQL that runs. Raise UsageError."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     reason = ""
     if found.st_mode & stat.S_IWOTH:
         reason = "can be written to by every user"
@@ -112,10 +116,10 @@ def _require_trusted(path: Path, start: Path) -> None:
 def read(path: Path) -> Config:
     """Return what a file says. Raise UsageError with file and line for a key or a value that it cannot have."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = input_files.read_text(path, input_files.SMALL)
         said = _parsed(text)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", "A project's file is readable.") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}", "Fix the file; no database was asked.") from error
     reader = _Reader(path, text)
@@ -124,6 +128,10 @@ def read(path: Path) -> Config:
         if not isinstance(said, dict):
             reader.fail("pgvigil", "tool.pgvigil is a table: [tool.pgvigil]")
     return reader.config(said)
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be read: {input_files.reason(error)}", "Make it a readable file, or remove it.")
 
 
 def _string(value: object) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 from pgvigil.migration import files, sql_lexer
 from pgvigil.migration.files import Migration
@@ -237,10 +238,11 @@ def _named(pattern: re.Pattern[str], path: Path, expected: str) -> re.Match[str]
 
 def _read(path: Path) -> tuple[bytes, str]:
     try:
-        raw = path.read_bytes()
+        raw = input_files.read_bytes(path, input_files.LARGE)
         text = raw.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "A migration is readable UTF-8 text.") from error
+        words = input_files.reason(error)
+        raise UsageError(f"{path} cannot be read: {words}", "A migration is readable UTF-8 text.") from error
     return raw, text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 

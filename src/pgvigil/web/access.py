@@ -28,6 +28,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.requests import Request
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 from pgvigil.web.problems import Problem, of_status
 
@@ -68,33 +69,47 @@ def new_token(path: Path, name: str, role: Role) -> str:
             "the name of a token has to be 1 to 100 printable characters without blanks and without #",
             "Choose another name.",
         )
-    if path.exists():
-        _lines(path)
+    there = _text(path) if os.path.lexists(path) else ""
+    _parsed(path, there)
     token = f"pgv_{secrets.token_urlsafe(32)}"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        file.write(f"{name} {role} {hashlib.sha256(token.encode()).hexdigest()}\n")
+    ends_line = "\n" if there and not there.endswith("\n") else ""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(f"{ends_line}{name} {role} {hashlib.sha256(token.encode()).hexdigest()}\n")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the token file cannot be written: {input_files.reason(error)}",
+            "Name a file in a directory that exists.",
+        ) from error
     return token
 
 
 def _lines(path: Path) -> list[tuple[Principal, bytes]]:
     """The principals of a token file, each with its digest. Raise UsageError."""
+    return _parsed(path, _text(path))
+
+
+def _text(path: Path) -> str:
+    def require_ours(found: os.stat_result) -> None:
+        if found.st_uid not in (os.geteuid(), 0):
+            raise UsageError(
+                f"{path}: the token file belongs to another user (uid {found.st_uid}), who could let anybody in",
+                "Make one of your own: pgvigil token create NAME.",
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise UsageError(f"{path}: others than its owner may read the token file", f"Run: chmod 600 {path}")
+
     try:
-        with path.open(encoding="utf-8") as file:
-            found_file = os.fstat(file.fileno())
-            if found_file.st_uid not in (os.geteuid(), 0):
-                raise UsageError(
-                    f"{path}: the token file belongs to another user (uid {found_file.st_uid}), who could let anybody in",
-                    "Make one of your own: pgvigil token create NAME.",
-                )
-            if stat.S_IMODE(found_file.st_mode) & 0o077:
-                raise UsageError(f"{path}: others than its owner may read the token file", f"Run: chmod 600 {path}")
-            text = file.read()
+        return input_files.read_bytes(path, input_files.SMALL, require_ours, pipes=False).decode()
     except (OSError, UnicodeDecodeError) as error:
-        words = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        words = input_files.reason(error)
         raise UsageError(
             f"{path}: the token file cannot be read: {words}", "Make one: pgvigil token create NAME."
         ) from error
+
+
+def _parsed(path: Path, text: str) -> list[tuple[Principal, bytes]]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -128,8 +143,11 @@ class Tokens:
     def __init__(self, path: Path | str, secret: bytes | None = None) -> None:
         self._path = Path(path)
         self._secret = secret or secrets.token_bytes(32)
+        try:
+            self._seen = self._version()  # before it is read: a later change is read again
+        except OSError:
+            self._seen = (0, 0, 0)
         self._known = _lines(self._path)
-        self._seen = self._version()
 
     async def __call__(self, request: Request) -> Principal | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -13,11 +13,12 @@ from psycopg import generators
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-from pgvigil import database
+from pgvigil import database, input_files
 from pgvigil.database import Target
 from pgvigil.errors import LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.migration import ledger
 
+_LONGEST = 64_000_000  # of a statement
 _NULL = r"\N"  # a NULL parameter, written as in COPY
 _AS_GIVEN = "surrogateescape"  # bytes of an argument that are not UTF-8: the server reports them
 # Commands that end or split a transaction. In functions, procedures and DO blocks the server itself refuses these.
@@ -33,10 +34,11 @@ def given(argument: str | None, file: Path | None, stdin: TextIO) -> str:
     if argument is None and file is None and stdin.isatty():
         raise UsageError("no statement was given", "Pass it in quotes, or --file FILE, or send it to stdin.")
     try:
-        text = argument if argument is not None else file.read_text("utf-8") if file is not None else stdin.read()
+        text = argument if argument is not None else _read(file, stdin)
     except (OSError, UnicodeDecodeError) as error:
+        words = input_files.reason(error)
         raise UsageError(
-            f"{file or 'stdin'} cannot be read: {error}", "Use a file with one statement as UTF-8 text."
+            f"{file or 'stdin'} cannot be read: {words}", "Use a file with one statement as UTF-8 text."
         ) from error
     text = text.strip(" \t\r\n\f\v;")
     if not text or "\0" in text:
@@ -45,6 +47,12 @@ def given(argument: str | None, file: Path | None, stdin: TextIO) -> str:
             "Pass it in quotes, or --file FILE, or send it to stdin.",
         )
     return text
+
+
+def _read(file: Path | None, stdin: TextIO) -> str:
+    if file is None:
+        return input_files.read_stream(stdin, _LONGEST)
+    return input_files.read_text(file, _LONGEST)
 
 
 def _require_undoable(statement: str) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from pgvigil import input_files
 from pgvigil.validate.spec import cache
 from pgvigil.validate.spec.declaration import Declaration
 
@@ -83,16 +84,14 @@ def load_declaration(path: Path) -> Declaration:
         Path(__file__).with_name(name).read_bytes()
         for name in ("document.py", "loader.py", "expand.py", "declaration.py")
     ]
-    try:
-        name = f"spec-{hashlib.sha256(b''.join([path.read_bytes(), *code])).hexdigest()}.json"
-    except OSError:
-        name = ""  # the reader says what is wrong
-    if name and (text := cache.read(name)):
+    raw = input_files.read_spec(path)
+    name = f"spec-{hashlib.sha256(b''.join([raw, *code])).hexdigest()}.json"
+    if text := cache.read(name):
         with suppress(ValueError, TypeError, KeyError):
             return dataclasses.replace(Declaration.from_json(text), name=path.name)
     from pgvigil.validate.spec.expand import declare
     from pgvigil.validate.spec.loader import load_spec
 
-    made = declare(load_spec(path))
+    made = declare(load_spec(path, raw))
     cache.write(name, made.to_json())
     return made

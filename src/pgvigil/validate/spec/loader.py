@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgvigil import input_files
 from pgvigil.errors import UsageError
 from pgvigil.validate.catalog.identifiers import first_parenthesis, schema_of, spelt_as_sql
 from pgvigil.validate.spec import yaml_binding
 from pgvigil.validate.spec.document import SIGNATURE, WORD, Document, Function, Spec, Table, spelt
 
 
-def load_spec(path: Path) -> Spec:
-    document = yaml_binding.load(path, Document)
+def load_spec(path: Path, raw: bytes | None = None) -> Spec:
+    """Read a spec file, or take its contents. Raise UsageError."""
+    document = yaml_binding.load(path, Document, input_files.read_spec(path) if raw is None else raw)
     if not document.complete:  # what a server printed fits together
         for line, message in _misfits(document):
             raise UsageError(f"{path}:{line}: {message}", "Names must agree within the spec.")

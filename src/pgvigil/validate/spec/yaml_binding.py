@@ -32,11 +32,9 @@ _BRACKET = re.compile(r"[\[\]{}]")
 _DEEP_LINE = re.compile(rf"^(?:[ \t]*+[-?][ \t]++){{{_DEEPEST}}}|^ {{{2 * _DEEPEST}}}", re.MULTILINE)
 
 
-def load(path: Path, cls: type[T]) -> T:
+def load(path: Path, cls: type[T], raw: bytes) -> T:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "Give the path of a spec file.") from error
+        text = raw.decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(f"{path}:{line}: not UTF-8 ({error.reason})", "Save the file as UTF-8.") from error
