@@ -23,8 +23,8 @@ Span = tuple[int, int, str]  # start, end, and the replacement
 # A text without any of these holds nothing to redact: this check takes a twentieth of the time of the functions below.
 _SIGN = re.compile(
     r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
-    r"|(?:api|access|private|account|encryption|client|server)[^a-z0-9]?key|jwt|(?:otp|pw|auth|sig)[^a-z]"
-    r"|crypt|hmac|mysql|-u\s|--user|--proxy-user",
+    r"|(?:api|access|private|account|enc|encryption|client|server|signing|master|shared|aes)[^a-z0-9]?key|jwt|(?:otp|pw|auth|sig)[^a-z]"
+    r"|crypt|hmac|mysql|-u\s|--user|--proxy-user|eyj|scram-sha|gh[opsru]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_live_",
 )
 
 _ESCAPED = re.compile(r"(?<!\\)\\++(?:(?:u00|x|\+0000|00)([4-7][0-9a-fA-F])|(1[0-7]{2}))")
@@ -89,6 +89,12 @@ _LOGIN = re.compile(r"""(?<=\s)(?:-u|--user|--proxy-user)[\s=]++[^\s:'"]++:([^\s
 _MYSQL = re.compile(r"""(?<=\s)-p(?=([^\s'"]++))""")  # mysql -ps3cret
 _SSHPASS = re.compile(r"""\bsshpass\s++-p\s*+(?=([^\s'"]++))""")
 _BEARER = re.compile(r"\b(?:bearer|basic):?\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
+# Secrets that are known by their form, whatever stands beside them. A key is hidden to its last line, or to the end.
+_KNOWN_FORM = re.compile(
+    r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:[^-'\"]++|-(?!----))*(?:-----END [A-Z ]{0,40}-----)?"
+    r"|SCRAM-SHA-\d{3}\$\d{1,9}:[\w+/=:$-]++|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]++\.[\w-]*+"
+    r"|(?<![\w-])(?:gh[opsru]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_live_)[\w-]{10,}+"
+)
 _BRACKET = re.compile(r"""[\[\](){}]|"[^"\\]*+(?:\\.?[^"\\]*+)*"?|'[^'\\]*+(?:\\.?[^'\\]*+)*'?""", re.DOTALL)
 _REST_OF = {
     # Inside a string with escapes of its own there are two backslashes before a quote that ends nothing.
@@ -143,6 +149,8 @@ def bearers(text: str) -> Iterator[Span]:
             yield found.start(1), found.end(1), HIDDEN
     for found in _LOGIN.finditer(text):
         yield found.start(1), found.end(1), HIDDEN
+    for found in _KNOWN_FORM.finditer(text):
+        yield found.start(), found.end(), HIDDEN
     for found in (*(_MYSQL.finditer(text) if "mysql" in text else ()), *_SSHPASS.finditer(text)):
         yield found.start(1), found.end(1), HIDDEN
 

@@ -9,6 +9,17 @@ import re
 from typing import Final
 
 from pgvigil.live.literals import BACKSLASH, COMMENT, PLAIN, TAG
+from pgvigil.live.query_words import (
+    AFTER_BY,
+    AFTER_PASSWORD,
+    CIPHERS,
+    COMPARED,
+    ELSEWHERE,
+    OF_CASE,
+    OF_VALUES,
+    PAIRING,
+    ROLES,
+)
 from pgvigil.live.redact import (
     HIDDEN,
     NUMBER_ONLY,
@@ -29,7 +40,7 @@ def _tokens(string: str) -> re.Pattern[str]:
     return re.compile(
         rf"(?P<space>\s++)|(?P<comment>{COMMENT})|(?P<string>[eE]'{escaped}|(?:[bBxXnN]|[uU]&)?'{string}"
         rf"|\u2018[^\u2019]*+\u2019?|[“„][^”“]*+[”“]?|«[^»]*+»?)"
-        rf'|(?P<dollar>{TAG})|(?P<quoted>"{double}|`[^`]*+`?)|(?P<number>(?:\d|\.\d)[\w.]*+)|(?P<word>\w[\w$]*+)'
+        rf'|(?P<parameter>\$\d++)|(?P<dollar>{TAG})|(?P<quoted>"{double}|`[^`]*+`?)|(?P<number>(?:\d|\.\d)[\w.]*+)|(?P<word>\w[\w$]*+)'
         r"|(?P<bracket>[(){}\[\],;])|(?P<operator>[^\w\s'\"`$(){}\[\],;/\u2018“„«-]++|.)",
         re.DOTALL,
     )
@@ -37,68 +48,28 @@ def _tokens(string: str) -> re.Pattern[str]:
 
 _STANDARD_TOKENS, _BACKSLASH_TOKENS = _tokens(PLAIN), _tokens(BACKSLASH)
 _NESTED: Final = 3  # levels of nested bodies that are searched as queries; deeper ones are searched as text
-_COMPARED = frozenset(
-    ["like", "ilike", "in", "not", "any", "all", "some", "similar", "to", "is", "between", "rlike", "regexp", "glob"]
-)
-# These words begin another part of a statement, and what follows no longer belongs to the name.
-_ELSEWHERE = frozenset(
-    [
-        "and",
-        "or",
-        "from",
-        "where",
-        "select",
-        "insert",
-        "update",
-        "delete",
-        "order",
-        "group",
-        "having",
-        "limit",
-        "offset",
-        "join",
-        "on",
-        "returning",
-        "then",
-        "when",
-        "else",
-        "end",
-        "set",
-        "values",
-        "as",
-        "valid",
-        "using",
-        "union",
-        "into",
-        "window",
-        "fetch",
-        "for",
-    ]
-)
-_OF_CASE = frozenset(["when", "then", "else", "end", "and", "or"])
 _BARE_IN_QUERY = re.compile(r"""[^\s;'"$%:?@&().,]++""")
 _NAME_ALONE = re.compile(r"""(?:[A-Za-z]&?)?["'`$][\w$.:{},%-]*+["'`$]?""")
 _QUALIFIED = re.compile(
     r"\s*+\((?>(?:[\w$\s]++\.|\"[^\"]*+\"\s*+\.|[\w$]++)*)\s*+([^\w\s()\"]++)\s*+\)"
 )  # OPERATOR(pg_catalog.=)
 _OPENS = re.compile(r"\s*+\(")
+_OPENS_COLUMNS = re.compile(
+    r"\s*+\(\s*+(?!select|values|with|table|insert|update|delete|merge|execute)\w", re.IGNORECASE
+)
 _OPENS_BODY = re.compile(r"\s*+(?:(?:not\s++)?materialized\s*+)?\(", re.IGNORECASE)
 _IS_DEFAULT = re.compile(r"\s++default\b", re.IGNORECASE)
-_LEFT_OPEN = re.compile(r"""(?:\s*+(?:=>|:=|=|:)\s*+|\s++)["']*+(?:%|$)""")
+_LEFT_OPEN = re.compile(r"""(?:\s*+(?:=>|:=|=|:)\s*+|\s++(?:is\s++)?)["']*+(?:%|\$\d|$)""", re.IGNORECASE)
 _RUNS_TO_END = re.compile(r"\s*+=\s*+[^\s&;]*+$")  # 'password=s3' || 'cret'
 _JOINS = re.compile(r"\s*+\|\|")
+# A comment that only names what it stands beside: 's3cret' -- the password
+_NAME_IN_COMMENT = re.compile(
+    r"(?:--|/\*)\s*+(?:(?:the|this|is|an?|new|old|my|his|her|its|their)\s++)*([\w.]++)[\s.:*]*+/?", re.IGNORECASE
+)
+_KEY_OPERATOR = re.compile(r"(?:->>?|#>>?)\s*$")  # doc->>'password'
+_KEY_TEST = re.compile(r"(?:\?[|&]?|#-|[^-]-)\s*$")  # doc ? 'password'
 _USER_ALONE = re.compile(r"://[^\s:/@]*+:$")  # 'postgresql://u:' || 's3cret'
 _DOUBLED = re.compile(r"''[^']++''")
-# Calls with a name in one argument, or in a template, and its value in another one.
-_PAIRING = frozenset(
-    ["set_config", "jsonb_set", "jsonb_set_lax", "jsonb_insert", "jsonb_object", "json_object", "hstore", "jsonb_path_exists",
-     "jsonb_path_query", "jsonb_path_match", "xmlelement", "nullif", "coalesce", "ifnull", "isnull", "nvl", "greatest", "least"]
-)  # fmt: skip
-_CIPHERS = frozenset(
-    ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv", "pgp_pub_decrypt", "pgp_pub_decrypt_bytea"]
-    + [f"pgp_sym_{way}{of}" for way in ("encrypt", "decrypt") for of in ("", "_bytea")]
-)  # fmt: skip
-_OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside a column of names
 
 
 def hide_secrets_of_query(query: str) -> str:
@@ -123,16 +94,29 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
     first = 0  # the operand before is literals[first:]: followed by a name, after an operator, they are its values
     began = 0  # literals[began:] are those of this statement
     is_compared = False
-    opened: list[tuple[int, bool]] = []  # for each bracket, `first` and `is_compared` before it
+    opened: list[tuple[int, bool, str | None]] = []  # for each bracket, `first`, `is_compared` and `held` before it
+    held: str | None = None  # the kind of a name in these brackets: encode(digest(password, 'md5'), 'hex') = 's3cret'
     compared: list[int] = []  # the `first` of those that were compared: ('ada', 's3cret') = (name, password)
     listed = 0  # the depth of brackets that list a name: (name, password)
     is_row = in_row = False  # after those brackets, or inside those of the values: = ('ada', 's3cret')
     previous = ""  # the previous word or operator
-    verb = ""  # the first word of the statement
+    verb = second_word = ""  # the first words of the statement
     sets = keyed = False  # after SET in a statement without columns; after key = 'password'
-    calls: list[tuple[int, int]] = []  # calls of _PAIRING: their depth, and their first literal
+    calls: list[tuple[int, int]] = []  # calls of PAIRING: their depth, and their first literal
     is_insert = has_secret_column = hides_all = False
+    insert_depth = 0
+    has_body = False  # after VALUES or SELECT: the names before were those of columns
+    around: list[tuple[bool, bool, bool, int]] = []  # the same of the statements around: WITH x AS (INSERT …)
+    is_table = False  # CREATE TABLE or VIEW, whose columns may be named in brackets before AS
+    is_role = is_identified = False  # CREATE ROLE and the like; after IDENTIFIED
+    is_prepared = False  # an earlier statement of the text is PREPARE with such a name
+    names = False  # this statement has such a name
     cases = 0  # the CASE … END of a value: password = CASE WHEN x THEN 's3cret' END
+    before_case: list[int] = []  # the `first` of each CASE
+    first_of_case: int | None = None
+    is_of_case = False  # between CASE and WHEN
+    in_type = False  # after ::
+    named_before = opened_before = mentioned_before = False  # the token before is a string that is, or has, such a name
 
     def hide_from(since: int) -> None:
         nonlocal first
@@ -150,6 +134,22 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
         if kind == "comment":
             spans += in_text(query, begin, at)
             pending = was_pending
+            if (remark := _NAME_IN_COMMENT.fullmatch(query, begin, at)) and name_kind(remark[1]):
+                opens = previous in ("(", ",", "[") or _compares(previous)
+                if opens and (piece[0] == "/" or not query[query.rfind("\n", 0, begin) + 1 : begin].strip()):
+                    beside, beside_depth, by_string = "secret", depth, False
+                elif previous in ("", ")", "]"):
+                    hide_from(first)
+                elif previous == "," and literals:
+                    hide_from(len(literals) - 1)
+            continue
+        was_named, was_open, has_mentioned = named_before, opened_before, mentioned_before
+        named_before = opened_before = mentioned_before = False
+        was_type = in_type and kind == "quoted" and previous not in ("::", ".")
+        if kind not in ("word", "bracket") and piece != ".":
+            in_type = piece == "::"
+        if kind == "parameter":
+            previous, is_compared, is_row = "", False, False
         elif kind in ("string", "dollar", "quoted"):
             inner = at, at
             if kind == "dollar":
@@ -163,22 +163,30 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             named = None
             if at - begin <= LONGEST_KEY and _NAME_ALONE.fullmatch(query, begin, at):
                 named = _named_string(query[begin:at])
+            if named and kind != "quoted" and _KEY_TEST.search(query, max(begin - 8, 0), begin):
+                named = None  # doc ? 'password': no value follows
+                is_compared = False
             if (beside or hides_all or is_row) and not is_name:
                 spans.append(span)
                 by_string = False
             elif named:
-                if is_compared or compared or previous == "as" or (kind == "quoted" and not previous):
+                names, held = True, named
+                is_key = kind != "quoted" and bool(_KEY_OPERATOR.search(query, max(begin - 8, 0), begin))
+                if is_compared or compared or previous == "as" or (kind == "quoted" and (not previous or was_type)):
                     hide_from(compared[-1] if compared else first)
-                if kind != "quoted" and is_compared:
+                if kind != "quoted" and (is_compared or compared) and not is_key:
                     keyed = True
                     if verb == "update":
                         hide_from(began)
                 listed = depth if kind == "quoted" else listed
-                beside, beside_depth, by_string, between = named, depth, kind != "quoted", False
+                beside, beside_depth, by_string, between = named, depth, kind != "quoted" and not is_key, False
+                named_before = True
                 if calls and kind != "quoted":
                     hide_from(calls[-1][1])
                     beside, beside_depth, in_row = "secret", calls[-1][0], True
-                has_secret_column = has_secret_column or (is_insert and kind == "quoted")
+                has_secret_column = has_secret_column or (
+                    kind == "quoted" and ((is_insert and not has_body) or (is_table and depth > 0))
+                )
             elif kind == "dollar" and nested < _NESTED:
                 spans += _in_query(query, tokens, *inner, nested + 1)
             else:
@@ -189,6 +197,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     spans += (
                         (pair.start(), pair.end(), HIDDEN) for pair in _DOUBLED.finditer(query, begin + 1, at - 1)
                     )
+                    mentioned_before, opened_before = True, mentioned == "open"
                     if mentioned == "value":
                         spans.append(span)
                     elif calls:
@@ -209,58 +218,98 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             previous, is_compared, is_row = "", False, False
         elif kind == "word":
             word = piece.casefold()
-            verb = verb or word
+            second, verb = bool(verb) and not second_word, verb or word
+            if second:
+                second_word = word
+                is_role = verb in ("create", "alter") and word in ROLES
             named = "secret" if word == "identified" else name_kind(word)
-            is_type = previous == "::"
+            is_type = in_type and previous in ("::", ".")
+            was_type, in_type = in_type and not is_type, is_type
             keeps = is_type or (
-                previous in (")", "as") and word not in _ELSEWHERE and bool(_OPENS.match(query, at, end))
+                previous in (")", "as") and word not in ELSEWHERE and bool(_OPENS.match(query, at, end))
             )
-            if keyed and not named and word in _OF_VALUES:
+            if keyed and not named and word in OF_VALUES:
                 named = "secret"
             if named:
                 if (
                     is_compared
                     or compared
                     or is_type
-                    or previous in ("as", ")")
-                    or (not previous and word != "identified")
+                    or was_type
+                    or previous in ("as", ")", "]", "end")
+                    or (not previous and word != "identified" and not is_role)
                 ):
                     hide_from(compared[-1] if compared else first)
                 beside, beside_depth, by_string, between, listed = named, depth, False, False, depth
                 if calls:
                     beside, beside_depth, in_row = "secret", calls[-1][0], True
-                has_secret_column = has_secret_column or is_insert
+                has_secret_column = has_secret_column or (is_insert and not has_body) or (is_table and depth > 0)
+                cases += is_of_case
+                is_of_case = False
+                names, held, is_identified = True, named, is_identified or word == "identified"
                 if query[at : at + 1] == "=" and (bare := _BARE_IN_QUERY.match(query, at + 1, end)):
                     if not (named != "secret" and NUMBER_ONLY.fullmatch(bare[0])):
                         spans.append((bare.start(), bare.end(), HIDDEN))
                     at = bare.end()
-            elif word in _CIPHERS and _OPENS.match(query, at, end):
+            elif word in CIPHERS and _OPENS.match(query, at, end):
                 beside, beside_depth, by_string, in_row = "secret", depth + 1, False, True
-            elif word in _PAIRING and _OPENS.match(query, at, end):
+            elif word in PAIRING and _OPENS.match(query, at, end):
                 calls.append((depth + 1, len(literals)))
-            elif word in ("insert", "merge", "replace") and depth == 0:
-                is_insert, has_secret_column, hides_all, beside = True, False, False, None
+            elif (
+                _begins_insert(word, verb)
+                and (verb == "merge" or not _OPENS.match(query, at, end))
+                and not is_identified
+            ):
+                if is_insert and insert_depth < depth:
+                    around.append((is_insert, has_secret_column, hides_all, insert_depth))
+                is_insert, has_secret_column, hides_all, insert_depth, beside = True, False, False, depth, None
+                has_body = False
             else:
-                if word in ("values", "select", "returning"):
-                    hides_all = is_insert and has_secret_column and word != "returning"
+                if is_insert and word in ("values", "select", "returning"):
+                    hides_all, has_body = has_secret_column and word != "returning", True
+                elif word == "conflict" and previous == "on":
+                    is_insert = hides_all = False
+                elif word in ("table", "view") and verb == "create" and not depth:
+                    is_table = True
+                elif word == "as" and is_table and not depth:
+                    is_table, hides_all = False, has_secret_column
+                elif word == "execute" and is_prepared and verb == word:
+                    hides_all = True
+                elif word == "passing" and has_mentioned:
+                    beside, beside_depth, by_string, in_row = "secret", depth, False, True
+                if (is_identified and previous in ("by", "replace") and word not in AFTER_BY) or (
+                    is_role and (previous == "password" or (beside and previous == "=")) and word not in AFTER_PASSWORD
+                ):
+                    spans.append((begin, at, HIDDEN))
                 if word == "end" and verb != "do":  # CASE … THEN password END = 's3cret'
                     was_pending = pending = beside
-                if word == "case" and (cases or (beside and _compares(previous))):
-                    cases += 1
-                if beside and word in _ELSEWHERE and depth <= beside_depth:
+                if word == "case":
+                    before_case.append(first)
+                    is_of_case = True
+                    if cases or (beside and _compares(previous)):
+                        cases += 1
+                if beside and word in ELSEWHERE and depth <= beside_depth:
                     is_part = (
-                        (cases > 0 and word in _OF_CASE)
+                        (cases > 0 and word in OF_CASE)
                         or (word == "as" and previous == "always")  # GENERATED ALWAYS AS ('s3cret')
                         or (word == "and" and between)
                         or (word == "from" and previous == "distinct")
                         or (word == "for" and previous in ("password", "identified"))  # SET PASSWORD FOR ada = 's3cret'
                         or (word == "set" and verb == "alter" and bool(_IS_DEFAULT.match(query, at, end)))
                         or (word == "using" and verb == "alter")
-                        or (word == "values" and in_row)
+                        or (word == "values" and (in_row or previous == "by"))
+                        or (word == "select" and in_row and previous == "(")
+                        or (word == "using" and was_open)
+                        or (word == "then" and was_named)
                     )
                     beside, between = (beside if is_part else None), False
                     in_row = in_row and is_part
                 cases -= cases > 0 and word == "end"
+                is_of_case = is_of_case and word != "when"
+                if verb == "comment" and word == "is":
+                    beside = None  # the comment is searched like any text
+                if word == "end" and before_case:
+                    first_of_case = before_case.pop()
                 between = between or word == "between"
                 sets = sets or (word == "set" and verb in ("set", "alter"))
                 if sets and beside and not depth and previous in ("to", "=", "-") and word != "default":
@@ -271,11 +320,16 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     pending = was_pending
             if _compares(word):
                 is_compared = True
-            elif keeps and not is_type:
+            elif (keeps and not is_type) or (word == "as" and previous == ")" and _OPENS_COLUMNS.match(query, at, end)):
                 is_compared = True  # … AS v (name, password): the brackets name what the operand holds
+            elif word == "end" and first_of_case is not None:
+                first, is_compared, first_of_case = min(first_of_case, len(literals)), False, None
             elif (
                 word != "as"
                 and not is_type
+                and not (
+                    is_compared and _compares(previous)
+                )  # the operand that is compared with: 's3cret' = u.password
                 and query[at : at + 1] != "."
                 and not (is_compared and _OPENS.match(query, at, end))
             ):
@@ -285,7 +339,8 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
         elif kind == "bracket":
             if piece in "([{":
                 depth += 1
-                opened.append((first, is_compared))
+                opened.append((first, is_compared, held))
+                held = None
                 if is_compared:
                     compared.append(first)
                 first, is_compared = len(literals), False
@@ -293,8 +348,10 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     beside, beside_depth, in_row = "secret", depth, True
             elif piece in ")]}":
                 depth -= 1
+                inside = held
                 if opened:
-                    first, was_compared = opened.pop()
+                    first, was_compared, held = opened.pop()
+                    held = held or inside
                     first = min(first, len(literals))
                     if was_compared:
                         compared.pop()
@@ -303,10 +360,17 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                 pending = was_pending
                 if depth < beside_depth:
                     pending, beside, in_row = beside or was_pending, None, False
+                pending = pending or inside
+                while is_insert and depth < insert_depth:
+                    is_insert, has_secret_column, hides_all, insert_depth = (
+                        around.pop() if around else (False, False, False, 0)
+                    )
             elif piece == ";":
                 depth, beside, is_insert, hides_all, in_row = 0, None, False, False, False
-                verb, sets, keyed, began, cases = "", False, False, len(literals), 0
-                opened, compared, calls = [], [], []
+                is_prepared = is_prepared or (verb == "prepare" and names)
+                verb, second_word, sets, keyed, began, cases = "", "", False, False, len(literals), 0
+                is_table = is_role = is_identified = names = has_secret_column = False
+                opened, compared, calls, before_case, around, held = [], [], [], [], [], None
             elif depth <= beside_depth and not in_row and not (verb == "set" and not depth):  # a comma
                 beside, by_string = (beside if by_string else None), False
             is_row = piece in ")]}" and 0 <= depth < listed
@@ -315,7 +379,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                 first, is_compared = len(literals), False
             previous = piece
         else:
-            if piece[0] == "." and previous:  # the piece taken for a name was the qualifier of one
+            if piece[0] == "." and previous and not in_row:  # the piece taken for a name was the qualifier of one
                 beside, listed = None, 0
             elif _compares(piece):
                 is_compared = True
@@ -356,5 +420,9 @@ def _mentioned(query: str, begin: int, end: int, *, is_joined: bool) -> str:
     return found
 
 
+def _begins_insert(word: str, verb: str) -> bool:
+    return word in ("insert", "merge") or (word == "replace" and verb not in ("create", "alter"))
+
+
 def _compares(word: str) -> bool:
-    return word in _COMPARED or (bool(word) and not word.strip("=<>!~*"))
+    return word in COMPARED or (bool(word) and not word.strip("=<>!~*"))

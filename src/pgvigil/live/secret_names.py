@@ -10,7 +10,8 @@ LONGEST_KEY = 200  # characters; longer words are not names
 
 # For a name without its punctuation and capitals. A number under a key of tokens is a count of tokens.
 _NAMES = (
-    r"passw|passphrase|passcode|pwd|secret|credential|apikey|accesskey|privatekey|accountkey|encryptionkey|clientkey|serverkey"
+    r"passw|passphrase|passcode|pwd|secret|credential|(?:api|access|private|account|client|server|signing|master|shared|hmac|aes)key"
+    r"|enc(?:ryption)?key"
     r"|signature|authorization|cookie|jwt"
 )
 _SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|bearer)$|(token)")
