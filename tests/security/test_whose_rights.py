@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from conftest import Database, Run
 from pgvigil import web
 from pgvigil.web import app as application
-from security.conftest import COUNTED, Installation
+from security.conftest import COUNTED, Installation, is_superuser
 
 pytestmark = pytest.mark.in_full
 
@@ -589,3 +589,38 @@ def test_a_role_that_may_act_as_the_owner_is_no_owner_itself(installed: Callable
     assert at.execute(
         "SELECT DISTINCT pg_get_userbyid(proowner) FROM pg_proc WHERE pronamespace IN ('pgvigil'::regnamespace, 'instrumentation'::regnamespace)"
     ) == [("x_nobody",)]
+
+
+# What a role that was a member of pgvigil_owner may have left: a function in the place of ours, a view, a trigger.
+LEFT_BEHIND = {
+    "a function": REPLACED["integrity_report"],
+    "a view": REPLACED["job_status"],
+    "a trigger": TRIGGERS.replace("{table}", "pgvigil.job_runs"),
+    "a trigger on the application's": TRIGGERS.replace("{table}", "{app}.sessions"),
+    "an index": REPLACED["a function in an index, which the planner computes"],
+}
+
+
+@pytest.mark.in_short
+@pytest.mark.parametrize("left", LEFT_BEHIND)
+def test_what_a_former_member_of_the_role_of_a_superuser_s_install_has_left_is_not_called_by_a_superuser(
+    own: Database, call: Run, left: str
+) -> None:
+    """A role may be a member for a while, and pgvigil itself says to end that before a migration."""
+    own.execute("GRANT pgvigil_owner TO x_owner; GRANT CREATE ON SCHEMA public TO pgvigil_owner")
+    try:
+        with own.connect(user="x_owner", options="-c search_path=pg_catalog") as conn:
+            conn.execute("SET ROLE pgvigil_owner")
+            conn.execute(
+                (COUNTED + ";" + LEFT_BEHIND[left]).replace("{app}", "public").replace("{quoted}", "public").encode()
+            )
+    finally:
+        own.execute("REVOKE pgvigil_owner FROM x_owner")
+    for words in (
+        ["health"], ["maintain", "run", "expiry"], ["maintain", "status"], ["report"], ["status"], ["validate"], ["history", "sessions"],
+        ["migrate", "--backup", "none"],
+    ):  # fmt: skip
+        done = call("pgvigil", *words, "--database-url", own.url)
+        assert done.returncode != 70, done.stderr
+        [(called,)] = own.execute("SELECT is_called FROM public.turned")
+        assert (words, called, is_superuser(own, "x_owner")) == (words, False, False)
