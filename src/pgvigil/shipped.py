@@ -200,6 +200,19 @@ _FOREIGN = """
     JOIN ours o ON o.oid = to_regclass(v.name)
     WHERE (o.relkind = 'v') <> v.is_view"""
 
+# Code of others that runs when a table of the owner's is written, or when a value of its types is cast. No object of ours is another
+# one for it. Nothing is written on a standby.
+_LEFT = """
+    WITH o AS (SELECT oid FROM pg_roles WHERE rolname = %(owner)s)
+    SELECT NOT pg_is_in_recovery() AND EXISTS (
+               SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles r ON r.oid = p.proowner
+               WHERE NOT t.tgisinternal AND c.relowner = (SELECT oid FROM o) AND NOT r.rolsuper
+                 AND p.pronamespace NOT IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pgvigil', 'instrumentation')))
+           OR EXISTS (
+               SELECT FROM pg_cast c JOIN pg_type t ON t.oid IN (c.castsource, c.casttarget) JOIN pg_proc p ON p.oid = c.castfunc
+               JOIN pg_roles r ON r.oid = p.proowner
+               WHERE c.oid >= 16384 AND t.typowner = (SELECT oid FROM o) AND NOT r.rolsuper)"""
+
 _SCHEMAS = ("pgvigil", "instrumentation")
 _APPLICATION = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
 # Its views are its own affair: no command that asks this reads them.
@@ -257,9 +270,12 @@ def _differences(conn: psycopg.Connection[Any]) -> Iterator[str]:
     if row is None:
         return
     owner, owner_is_superuser, is_owner, may_act, has_actors = row
-    if owner_is_superuser or is_owner or not may_act or (owner == OWN_ROLE and not has_actors):
+    if owner_is_superuser or is_owner or not may_act:
         return
-    confine(conn, owner)
+    # Nobody can act as this role now. Somebody may have been a member of it, and what was left then is still there.
+    is_closed = owner == OWN_ROLE and not has_actors
+    if not is_closed or conn.execute(_LEFT, {"owner": owner}).fetchone() == (True,):
+        confine(conn, owner)
     ledger = conn.execute("SELECT relkind::text FROM pg_class WHERE oid = to_regclass('pgvigil.migrations')").fetchone()
     if ledger is None:
         return
