@@ -116,7 +116,7 @@ def test_a_pipe_of_the_shell_is_read() -> None:
 def test_a_spec_comes_from_a_pipe_of_the_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     end, other = os.pipe()
-    os.write(other, b"spec: 1\nschemas: {app: {}}\ntables:\n  a:\n    columns:\n      b: {type: integer}\n")
+    os.write(other, b"spec: 1\nschemas: [app]\ntables:\n  app.a:\n    columns:\n      b: {type: integer}\n")
     os.close(other)
     assert any("a" in str(ref) for ref in load_declaration(Path(f"/dev/fd/{end}")).objects)
     os.close(end)
