@@ -17,7 +17,7 @@ WRITTEN = [
     "{app}.session_lifecycle", "{app}.system_metrics", "{app}.performance_logs", "{app}.query_executions", "{app}.analytics_aggregations",
     "pgvigil.jobs", "pgvigil.job_runs", "pgvigil.migrations", "pgvigil.backup_proofs", "pgvigil.archives", "pgvigil.archive_erasures",
     "pgvigil.session_counters", "pgvigil.deleted_sessions", "pgvigil.execution_rollups", "pgvigil.alert_thresholds",
-    "instrumentation.instances", "instrumentation.sessions", "instrumentation.kill_attempts",
+    "instrumentation.instances", "instrumentation.kill_attempts",
 ]  # fmt: skip
 PLANNED = "CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;"
 KINDS = {
@@ -85,6 +85,7 @@ ARRANGEMENTS = {
 }
 
 
+@pytest.mark.slow(first=1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_no_command_of_a_superuser_springs_what_an_owner_has_planted(
