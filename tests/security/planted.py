@@ -64,3 +64,31 @@ def plant(at: Installation) -> None:
     at.as_owner(COUNTED)
     called = "'{" + ",".join(names_called()) + "}'"
     at.as_owner((PLANTED % called).replace("{literal}", "'" + at.schema.replace("'", "''") + "'"))
+
+
+# What the caller may read of the application and of pgvigil.
+RELATIONS = """SELECT c.oid::regclass::text FROM pg_class c
+               WHERE c.relkind IN ('r', 'v', 'p', 'm') AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(c.relnamespace, 'USAGE')
+                 AND c.relnamespace::regnamespace::text IN ('public', 'pgvigil', 'instrumentation')"""
+
+APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
+TRIGGERS = """
+    CREATE FUNCTION {app}.planted() RETURNS trigger LANGUAGE plpgsql AS $f$
+    BEGIN
+        PERFORM {app}.spring();
+        RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    END $f$;
+    CREATE TRIGGER planted BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {app}.planted();
+    CREATE TRIGGER planted_statement AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {app}.planted();
+    CREATE CONSTRAINT TRIGGER planted_later AFTER INSERT OR UPDATE OR DELETE ON {table} DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION {app}.planted()"""
+
+
+def plant_triggers(at: Installation, *tables: str) -> None:
+    for table in tables:
+        name = f"planted_{table.rpartition('.')[2]}"
+        at.as_owner(TRIGGERS.replace("{table}", table).replace(".planted()", f".{name}()"))
+
+
+def plant_on_application(at: Installation) -> None:
+    plant_triggers(at, *(f"{{app}}.{table}" for table in APPLICATION_TABLES))

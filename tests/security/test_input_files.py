@@ -43,7 +43,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".env": dot_env.read,
     "table=logs/a.json": lambda path: Store(path.parents[1]).text("table=logs/a.json"),
 }
-# What libpq opens. It takes what is no service file, or no certificate, with messages of its own.
+# What libpq opens.
 OF_LIBPQ = ["passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"]
 
 

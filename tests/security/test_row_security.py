@@ -1,4 +1,4 @@
-"""What a tenant sees of another tenant's through pgvigil, although row security hides the sessions."""
+"""Test what a tenant sees of other tenants through pgvigil, although row security hides their sessions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from conftest import Database
-from security.test_strangers import RELATIONS
+from security.planted import RELATIONS
 
 pytestmark = pytest.mark.in_full
 

@@ -11,6 +11,7 @@ from psycopg import errors
 
 from conftest import PROJECT, Database, Run
 from security.conftest import Installation, is_superuser
+from security.planted import RELATIONS
 
 pytestmark = pytest.mark.in_full
 
@@ -296,12 +297,6 @@ def test_a_pid_that_a_writer_has_named_is_nobody_else_s_session(own: Database) -
 
 
 # ── The arrangements of docs/security.md ──────────────────────────────────────────────────────────────────────────────
-
-
-# What the caller may read of the application and of pgvigil.
-RELATIONS = """SELECT c.oid::regclass::text FROM pg_class c
-               WHERE c.relkind IN ('r', 'v', 'p', 'm') AND has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(c.relnamespace, 'USAGE')
-                 AND c.relnamespace::regnamespace::text IN ('public', 'pgvigil', 'instrumentation')"""
 
 
 @pytest.fixture

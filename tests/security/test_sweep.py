@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from security.conftest import COUNTED, Installation
-from security.test_whose_rights import plant_on_application, plant_triggers
+from security.planted import plant_on_application, plant_triggers
 
 pytestmark = pytest.mark.in_full
 

@@ -13,30 +13,9 @@ from conftest import Database, Run
 from pgvigil import web
 from pgvigil.web import app as application
 from security.conftest import COUNTED, Installation, is_superuser
+from security.planted import TRIGGERS, plant_on_application, plant_triggers
 
 pytestmark = pytest.mark.in_full
-
-APPLICATION_TABLES = ("sessions", "context_history", "codebase_snapshots", "handoff_requests")
-TRIGGERS = """
-    CREATE FUNCTION {app}.planted() RETURNS trigger LANGUAGE plpgsql AS $f$
-    BEGIN
-        PERFORM {app}.spring();
-        RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
-    END $f$;
-    CREATE TRIGGER planted BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {app}.planted();
-    CREATE TRIGGER planted_statement AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {app}.planted();
-    CREATE CONSTRAINT TRIGGER planted_later AFTER INSERT OR UPDATE OR DELETE ON {table} DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION {app}.planted()"""
-
-
-def plant_triggers(at: Installation, *tables: str) -> None:
-    for table in tables:
-        name = f"planted_{table.rpartition('.')[2]}"
-        at.as_owner(TRIGGERS.replace("{table}", table).replace(".planted()", f".{name}()"))
-
-
-def plant_on_application(at: Installation) -> None:
-    plant_triggers(at, *(f"{{app}}.{table}" for table in APPLICATION_TABLES))
 
 
 def test_planted_triggers_are_sprung_by_a_superuser_s_own_statement(mined: Installation) -> None:

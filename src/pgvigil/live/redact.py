@@ -89,7 +89,7 @@ _LOGIN = re.compile(r"""(?<=\s)(?:-u|--user|--proxy-user)[\s=]++[^\s:'"]++:([^\s
 _MYSQL = re.compile(r"""(?<=\s)-p(?=([^\s'"]++))""")  # mysql -ps3cret
 _SSHPASS = re.compile(r"""\bsshpass\s++-p\s*+(?=([^\s'"]++))""")
 _BEARER = re.compile(r"\b(?:bearer|basic):?\s++(?=([\w.~+/=-]++))", re.IGNORECASE)
-# Secrets that are known by their form, whatever stands beside them. A key is hidden to its last line, or to the end.
+# Secrets that are known by their form, wherever they are. A key is hidden to its last line, or to the end.
 _KNOWN_FORM = re.compile(
     r"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:[^-'\"]++|-(?!----))*(?:-----END [A-Z ]{0,40}-----)?"
     r"|SCRAM-SHA-\d{3}\$\d{1,9}:[\w+/=:$-]++|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]++\.[\w-]*+"

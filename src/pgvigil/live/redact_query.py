@@ -1,6 +1,8 @@
 """Redact queries: literals beside a name such as password, also in strings and comments, and passwords in URLs.
 
 As in redact, a text is cut into tokens once, from left to right, in time in proportion to it.
+
+More than 400 lines, because one loop over the tokens holds all that is known at each of them.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ _IS_DEFAULT = re.compile(r"\s++default\b", re.IGNORECASE)
 _LEFT_OPEN = re.compile(r"""(?:\s*+(?:=>|:=|=|:)\s*+|\s++(?:is\s++)?)["']*+(?:%|\$\d|$)""", re.IGNORECASE)
 _RUNS_TO_END = re.compile(r"\s*+=\s*+[^\s&;]*+$")  # 'password=s3' || 'cret'
 _JOINS = re.compile(r"\s*+\|\|")
-# A comment that only names what it stands beside: 's3cret' -- the password
+# A comment that only names the literal beside it: 's3cret' -- the password
 _NAME_IN_COMMENT = re.compile(
     r"(?:--|/\*)\s*+(?:(?:the|this|is|an?|new|old|my|his|her|its|their)\s++)*([\w.]++)[\s.:*]*+/?", re.IGNORECASE
 )

@@ -5,6 +5,8 @@
 
 A request that changes something must come from the same origin and as JSON, so that no page of another site can make a
 browser send it.
+
+More than 400 lines: each way to name a principal, with the checks that all of them share.
 """
 
 from __future__ import annotations
