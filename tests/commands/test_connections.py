@@ -124,6 +124,23 @@ def test_settings_of_database_and_role_do_not_stop_a_restore(
         conn.execute(printed[1].encode())  # type: ignore[index]
 
 
+@pytest.mark.client_side
+@pytest.mark.parametrize("carrier", ["the database", "the role", "PGCLIENTENCODING"])
+def test_a_client_encoding_that_lacks_characters_of_the_rows_does_not_stop_a_backup(
+    call: Run, fresh: Database, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    fresh.execute("INSERT INTO sessions (session_key, agent_from) VALUES ('\u043a', 'a')")
+    fresh.execute("COMMENT ON TABLE sessions IS '\u043a'; CREATE TABLE \"\u043a\" (id int)")
+    if carrier == "the database":
+        fresh.execute(f'ALTER DATABASE "{fresh.name}" SET client_encoding = latin1')
+    elif carrier == "the role":
+        fresh.execute(f'ALTER ROLE postgres IN DATABASE "{fresh.name}" SET client_encoding = latin1')
+    else:
+        monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    done = call("pgvigil", "backup", "create", "--verify-backup", "restore", "--database-url", fresh.url)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.oldest_and_newest
 def test_settings_of_database_and_role_make_the_same_schema(
     call: Run, database: Database, set_hostile: Callable[..., None]

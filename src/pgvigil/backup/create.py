@@ -216,7 +216,7 @@ def _dump(
         )
     schema = part.with_suffix(".schema.part")
     what = f"pg_dump could not back up the database to {part.parent}"
-    connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom"]
+    connection = ["--no-password", f"--dbname={target.client_conninfo}", "--format=custom", pg_tools.encoding(conn)]
     try:
         with _snapshot(target, with_rows=kind == "full") as (reader, facts), _aside(conn, reader) as aside:
             connection.append(f"--snapshot={facts.pop('exported')}")

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import psycopg
+
 from pgvigil import embedded, project
 from pgvigil.database import Target
 from pgvigil.errors import BackupError, ConnectError
@@ -72,6 +74,14 @@ def find_tool(name: str, server_major: int) -> tuple[Path, str]:
         if server_major <= _EMBEDDED
         else INSTALL,
     )
+
+
+def encoding(conn: psycopg.Connection) -> str:
+    """Return the option by which pg_dump converts no text: it would write that of PGCLIENTENCODING, the role or the database.
+
+    The encoding may lack characters of the rows, and rows of SQL_ASCII may be text in no encoding.
+    """
+    return f"--encoding={conn.info.parameter_status('server_encoding')}"
 
 
 def unusable(directory: Path, error: OSError, what: str) -> BackupError:

@@ -336,7 +336,10 @@ def _compare_schema(
 ) -> None:
     with chosen.arguments(tool[0], there, schema) as only:
         expected = _bare(_printed(tool[0], there, schema, *only))
-    found = _schema(tool, there, *chosen.options)
+    # The text of the archive is compared with text of the same encoding, whatever PGCLIENTENCODING or a role asks for.
+    written = [match[1] for line in expected if (match := re.fullmatch(r"SET client_encoding = '(\w+)';", line))]
+    options = [*chosen.options, *(f"--encoding={encoding}" for encoding in written[:1])]
+    found = _schema(tool, there, *options)
     if expected == found:
         return
     # Some expressions are printed differently once they have been dumped and restored, and then stay so: the expected schema must
@@ -344,7 +347,7 @@ def _compare_schema(
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with new_database(conn, there, conn.info.dbname, name, log):
         load(conn, tool, there.at(name), schema, Reporter(), "--schema-only", chosen=chosen)
-        expected = _schema(tool, there.at(name), *chosen.options)
+        expected = _schema(tool, there.at(name), *options)
     if expected != found:
         raise UnequalError(f"the schema differs: {first_difference(expected, found)}")
 
