@@ -311,6 +311,17 @@ def test_the_schema_of_a_database_is_copied_and_its_time_zone_counts(
     assert database.server.password not in done.stdout + done.stderr
 
 
+def test_the_schema_is_copied_whatever_encoding_clients_of_the_database_have(
+    call: Run, database: Database, tmp_path: Path
+) -> None:
+    database.execute('CREATE TABLE "\u043a" (id int)')
+    database.execute(f"ALTER DATABASE {database.name} SET client_encoding = latin1")
+    path = tmp_path / "1.sql"
+    path.write_text('ALTER TABLE "\u043a" ADD made date;')
+    done = call("pgvigil", "lint", "--database-url", database.tcp_url, str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_time_zone_is_read_whatever_the_limits_of_the_application(database: Database) -> None:
     database.execute(
         f"ALTER DATABASE {database.name} SET timezone = 'Europe/Berlin';"

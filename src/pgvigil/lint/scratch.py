@@ -66,11 +66,14 @@ def copy_schema(target: Target, made: embedded.Server) -> list[str]:
     """Copy the schema of a database, read by pg_dump and without rows. Return what could not be copied."""
     with database.connect(target, "lint") as conn:
         major = conn.info.server_version // 10000
+        encoding = (
+            "SQL_ASCII" if conn.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
+        )  # `load` reads this
     pg_dump, _ = pg_tools.find_tool("pg_dump", major)
     with tempfile.NamedTemporaryFile(suffix=".sql", prefix="pgvigil-") as file:
         pg_tools.run(
             [str(pg_dump), "--no-password", "--schema-only", "--no-owner", "--no-privileges", "--no-tablespaces",
-             "--no-publications", "--no-subscriptions", "--no-security-labels", f"--dbname={target.client_conninfo}", f"--file={file.name}"],
+             "--no-publications", "--no-subscriptions", "--no-security-labels", f"--encoding={encoding}", f"--dbname={target.client_conninfo}", f"--file={file.name}"],
             target, "pg_dump could not read the schema",
         )  # fmt: skip
         return load(Path(file.name), made)
