@@ -899,7 +899,8 @@ BEGIN
     IF only_if_due AND (pgvigil.due_at(job_name) <= clock_timestamp()) IS NOT TRUE THEN
         RETURN NULL;
     END IF;
-    PERFORM pgvigil.require_consent(job_name);
+    PERFORM pgvigil.require_consent(job_name),
+            set_config('pgvigil.stayed', '', false), set_config('pgvigil.stayed_because', '', false);
     FOR attempt IN 1 .. 1000 LOOP
         run_id := nextval('pgvigil.job_runs_id_seq');
         EXIT WHEN pg_try_advisory_lock(1885828711, (run_id & 2147483647)::integer);
@@ -988,9 +989,10 @@ SET TimeZone = 'UTC'
 SET quote_all_identifiers = off
 AS $$
 DECLARE
-    run  pgvigil.job_runs;
-    done bigint;
-    note text;
+    run    pgvigil.job_runs;
+    done   bigint;
+    note   text;
+    stayed text := concat(current_setting('pgvigil.stayed', true));
 BEGIN
     SELECT * INTO STRICT run FROM pgvigil.job_runs r WHERE r.id = run_id;
     -- 50 ms: a session that queues behind a lock for which this one waits is not delayed longer.
@@ -1006,7 +1008,8 @@ BEGIN
             INTO STRICT done, more, note;
         PERFORM pgvigil.finish_owner_code();
         -- A step that can do nothing would be taken again for ever.
-        IF more AND done = 0 AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
+        IF more AND done = 0 AND stayed = concat(current_setting('pgvigil.stayed', true))
+           AND run.objects = (SELECT r.objects FROM pgvigil.job_runs r WHERE r.id = run_id) THEN
             failure := concat_ws(': ', 'a step could do nothing of what is left', note);
             more := false;
         END IF;
@@ -1017,7 +1020,7 @@ BEGIN
             done := 0;
             more := failure IS NULL;
             note := NULL;
-        WHEN query_canceled OR OTHERS THEN
+        WHEN query_canceled OR assert_failure OR OTHERS THEN
             failure := SQLERRM;
             done := 0;
             more := false;
@@ -1300,24 +1303,98 @@ COMMENT ON FUNCTION pgvigil.preview_jobs() IS
     'newest by their last activity; is_known: the status is an ended one, active or '
     'pending), query executions and partitions (rows by the planner''s estimate)';
 
--- Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose once.
+-- What a job does to sessions is one statement a batch. Where it fails for a session (by a trigger, a constraint or
+-- another table of the application), they are tried one by one: that session stays, and the others are done all the
+-- same. Until the run ends, two settings of its session keep which have stayed and why, so that the next batch is of
+-- others. Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose
+-- once.
+CREATE FUNCTION pgvigil.change_due_sessions(job_name text, batch integer, change text)
+RETURNS TABLE (done bigint, more boolean, note text, refused text)
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    stayed  uuid[] := coalesce(nullif(current_setting('pgvigil.stayed', true), '')::uuid[], '{}');
+    reason  text := nullif(current_setting('pgvigil.stayed_because', true), '');
+    ids     uuid[] := '{}';
+    changed uuid[];
+    one     uuid;
+    through uuid[];
+BEGIN
+    done := 0;
+    more := false;
+    change := format('WITH changed AS (' || change || ' WHERE id = ANY ($1) RETURNING id)
+                      SELECT coalesce(array_agg(id), ''{}'') FROM changed', pgvigil.application_table('sessions'));
+    IF cardinality(stayed) < 10000 THEN
+        EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s%s LIMIT $1 FOR %s OF s SKIP LOCKED)',
+                       pgvigil.application_table('sessions'), pgvigil.due_sessions(job_name),
+                       CASE WHEN stayed <> '{}' THEN ' AND s.id <> ALL ($2)' ELSE '' END,
+                       CASE WHEN starts_with(change, 'WITH changed AS (DELETE') THEN 'UPDATE' ELSE 'NO KEY UPDATE' END)
+        INTO ids USING batch, stayed;
+    END IF;
+    IF ids = '{}' THEN
+        refused := format('%s (%s in all, the first is session %s)', reason, cardinality(stayed), stayed[1]);
+        refused := CASE WHEN reason IS NOT NULL THEN refused END;
+        note := CASE WHEN reason IS NULL AND stayed <> '{}'
+                     THEN format('a trigger of the application keeps sessions as they are (%s, the first is session %s)',
+                                 cardinality(stayed), stayed[1]) END;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF job_name = ANY ('{orphans,retention}'::text[]) THEN
+        PERFORM pgvigil.require_backup(job_name);
+    END IF;
+    PERFORM pgvigil.use_application_path();
+    BEGIN
+        EXECUTE change INTO changed USING ids;
+        SET CONSTRAINTS ALL IMMEDIATE;
+    EXCEPTION
+        WHEN transaction_rollback OR lock_not_available OR insufficient_resources OR operator_intervention
+            OR system_error OR internal_error THEN
+            RAISE;
+        WHEN assert_failure OR OTHERS THEN
+            changed := '{}';
+            FOREACH one IN ARRAY ids LOOP
+                BEGIN
+                    EXECUTE change INTO through USING ARRAY[one];
+                    SET CONSTRAINTS ALL IMMEDIATE;
+                    changed := changed || through;
+                EXCEPTION
+                    WHEN transaction_rollback OR lock_not_available OR insufficient_resources OR operator_intervention
+                        OR system_error OR internal_error THEN
+                        RAISE;
+                    WHEN assert_failure OR OTHERS THEN
+                        reason := coalesce(reason, SQLERRM);
+                END;
+            END LOOP;
+    END;
+    done := cardinality(changed);
+    more := cardinality(ids) = batch OR done < cardinality(ids);
+    IF done < cardinality(ids) THEN
+        stayed := stayed || ARRAY(SELECT i FROM unnest(ids) i WHERE i <> ALL (changed));
+        PERFORM set_config('pgvigil.stayed', stayed::text, false),
+                set_config('pgvigil.stayed_because', coalesce(reason, ''), false);
+    END IF;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION pgvigil.change_due_sessions(text, integer, text) IS
+    'One batch of a job that changes or deletes sessions; one that the application keeps stops no '
+    'other, and when only such are left, refused says why';
+
 CREATE FUNCTION pgvigil.job_expiry(batch integer) RETURNS TABLE (done bigint, more boolean, note text)
 LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ids uuid[];
+    refused text;
 BEGIN
     PERFORM pgvigil.require_consent('expiry');
-    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('expiry')) INTO ids USING batch;
-    done := cardinality(ids);
-    more := done = batch;
-    IF done > 0 THEN
-        PERFORM pgvigil.use_application_path();
-        UPDATE "{app}".sessions SET status = 'expired' WHERE id = ANY (ids);
-        GET DIAGNOSTICS done = ROW_COUNT;  -- fewer, where a trigger of the application keeps rows as they are
+    SELECT c.* INTO done, more, note, refused
+    FROM pgvigil.change_due_sessions('expiry', batch, 'UPDATE %s SET status = ''expired''') c;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions that were due could not be expired: %', refused;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1328,16 +1405,12 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ids uuid[];
+    refused text;
 BEGIN
-    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('dormancy')) INTO ids USING batch;
-    done := cardinality(ids);
-    more := done = batch;
-    IF done > 0 THEN
-        PERFORM pgvigil.use_application_path();
-        UPDATE "{app}".sessions SET is_dormant = true WHERE id = ANY (ids);
-        GET DIAGNOSTICS done = ROW_COUNT;
+    SELECT c.* INTO done, more, note, refused
+    FROM pgvigil.change_due_sessions('dormancy', batch, 'UPDATE %s SET is_dormant = true') c;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions that were due could not be marked as dormant: %', refused;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1348,17 +1421,13 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ids uuid[];
+    refused text;
 BEGIN
     PERFORM pgvigil.require_consent('archive');
-    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('archive')) INTO ids USING batch;
-    done := cardinality(ids);
-    more := done = batch;
-    IF done > 0 THEN
-        PERFORM pgvigil.use_application_path();
-        UPDATE "{app}".sessions SET archived_at = CURRENT_TIMESTAMP WHERE id = ANY (ids);
-        GET DIAGNOSTICS done = ROW_COUNT;
+    SELECT c.* INTO done, more, note, refused
+    FROM pgvigil.change_due_sessions('archive', batch, 'UPDATE %s SET archived_at = CURRENT_TIMESTAMP') c;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions that were due could not be archived: %', refused;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1370,18 +1439,14 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ids uuid[];
+    refused text;
 BEGIN
     PERFORM pgvigil.require_consent('orphans'),
             set_config('pgvigil.reason', 'orphaned: never held anything and idle for a week', true);
-    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('orphans')) INTO ids USING batch;
-    done := cardinality(ids);
-    more := done = batch;
-    IF done > 0 THEN
-        PERFORM pgvigil.require_backup('orphans'), pgvigil.use_application_path();
-        DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-        GET DIAGNOSTICS done = ROW_COUNT;
+    SELECT c.* INTO done, more, note, refused
+    FROM pgvigil.change_due_sessions('orphans', batch, 'DELETE FROM %s') c;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions that were due could not be deleted: %', refused;
     END IF;
     RETURN NEXT;
 END $$;
@@ -1572,7 +1637,7 @@ VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ids      uuid[];
+    kept     text;
     slice    record;
     in_use   boolean;
     held     text[] := '{}';
@@ -1581,41 +1646,15 @@ DECLARE
     detail   text;
     archives boolean;
     refused  text;
-    id_of    uuid;
-    deleted  bigint;
 BEGIN
     PERFORM pgvigil.require_consent('retention'),
             set_config('pgvigil.reason', 'retention: archived for longer than its policy keeps it', true);
-    EXECUTE format('SELECT ARRAY(SELECT s.id FROM %s s WHERE %s LIMIT $1 FOR UPDATE OF s SKIP LOCKED)',
-                   pgvigil.application_table('sessions'), pgvigil.due_sessions('retention'))
-    INTO ids USING greatest(batch / 10, 1);
-    IF ids <> '{}' THEN
+    SELECT c.done, c.more, c.note, c.refused INTO done, more, kept, refused
+    FROM pgvigil.change_due_sessions('retention', greatest(batch / 10, 1), 'DELETE FROM %s') c;
+    IF more OR done > 0 THEN
         more := true;
-        PERFORM pgvigil.require_backup('retention'), pgvigil.use_application_path();
-        BEGIN
-            DELETE FROM "{app}".sessions WHERE id = ANY (ids);
-            GET DIAGNOSTICS done = ROW_COUNT;
-            IF done < cardinality(ids) THEN
-                refused := format('a trigger of the application keeps %s sessions', cardinality(ids) - done);
-            END IF;
-        EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
-            -- A session that another table refers to, or that a trigger of the application keeps: the others go.
-            refused := SQLERRM;
-            done := 0;
-            FOREACH id_of IN ARRAY ids LOOP
-                BEGIN
-                    DELETE FROM "{app}".sessions WHERE id = id_of;
-                    GET DIAGNOSTICS deleted = ROW_COUNT;
-                    done := done + deleted;
-                EXCEPTION WHEN restrict_violation OR foreign_key_violation OR raise_exception THEN
-                    NULL;
-                END;
-            END LOOP;
-        END;
-        IF done > 0 THEN
-            RETURN NEXT;
-            RETURN;
-        END IF;
+        RETURN NEXT;
+        RETURN;
     END IF;
 
     SELECT k.archive INTO archives FROM pgvigil.days_kept() k;
@@ -1674,8 +1713,8 @@ BEGIN
         RAISE EXCEPTION 'partitions past their time could not be dropped: %', array_to_string(used, '; ')
             USING ERRCODE = 'dependent_objects_still_exist';
     END IF;
-    IF refused IS NOT NULL THEN
-        RAISE EXCEPTION 'sessions past their time could not be deleted: %', refused;
+    IF refused IS NOT NULL OR kept IS NOT NULL THEN
+        RAISE EXCEPTION 'sessions past their time could not be deleted: %', coalesce(refused, kept);
     END IF;
     done := 0;
     more := false;

@@ -339,6 +339,87 @@ def test_a_session_that_the_application_keeps_from_deletion_stops_no_other(fresh
     assert last_run(fresh, "retention")[0] == 8
 
 
+# What makes a session due to a job; and what the application may have against it.
+DUE_TO = {
+    "expiry": {"expires_at": "2 hours"},
+    "dormancy": {"last_activity_at": "3 hours"},
+    "archive": {"last_activity_at": "3 hours", "status": "completed"},
+    "orphans": {"last_activity_at": "8 days"},
+    "retention": {"archived_at": "99 days", "retention_policy": "short"},
+}
+AGAINST = {
+    "a trigger that raises": "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'kept'; END$$;"
+    " CREATE TRIGGER keep BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW WHEN (OLD.agent_to = 'kept') EXECUTE FUNCTION keep()",
+    "a trigger that asserts": "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN ASSERT false, 'kept'; END$$;"
+    " CREATE TRIGGER keep BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW WHEN (OLD.agent_to = 'kept') EXECUTE FUNCTION keep()",
+    "a deferred trigger": "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'kept'; END$$;"
+    " CREATE CONSTRAINT TRIGGER keep AFTER UPDATE OR DELETE ON sessions DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW WHEN (OLD.agent_to = 'kept') EXECUTE FUNCTION keep()",
+}
+
+
+def put_due(database: Database, job: str, kept: int, free: int) -> None:
+    """Add sessions that are due to a job: first those that the application keeps, then others."""
+    given = {
+        name: f"now() - interval '{value}'" if name.endswith("_at") else f"'{value}'"
+        for name, value in DUE_TO[job].items()
+    }
+    values = {"expires_at": "'infinity'", "last_activity_at": "now()"} | given
+    idle = values["last_activity_at"]
+    database.execute(
+        f"""INSERT INTO sessions (session_key, agent_from, agent_to, created_at, updated_at, {", ".join(values)})
+            SELECT n::text, 'a', CASE WHEN n <= {kept} THEN 'kept' END, {idle}, {idle}, {", ".join(values.values())}
+            FROM generate_series(1, {kept + free}) n"""
+    )
+
+
+@pytest.mark.parametrize("against", AGAINST)
+@pytest.mark.parametrize("job", DUE_TO)
+def test_a_session_that_the_application_keeps_as_it_is_stops_no_other(fresh: Database, job: str, against: str) -> None:
+    put_due(fresh, job, kept=1, free=8)
+    fresh.execute(AGAINST[against])
+    with pytest.raises(
+        errors.RaiseException, match=r"sessions .* could not be .*: kept \(1 in all, the first is session "
+    ):
+        run_job(fresh, job)
+    assert last_run(fresh, job)[0] == 8
+
+
+@pytest.mark.parametrize("job", ["orphans", "retention"])
+def test_a_row_that_refers_to_a_session_until_the_commit_keeps_that_session_only(fresh: Database, job: str) -> None:
+    put_due(fresh, job, kept=1, free=8)
+    fresh.execute(
+        "CREATE TABLE notes (session uuid REFERENCES sessions DEFERRABLE INITIALLY DEFERRED);"
+        " INSERT INTO notes SELECT id FROM sessions WHERE agent_to = 'kept'"
+    )
+    with pytest.raises(
+        errors.RaiseException, match='violates foreign key constraint "notes_session_fkey" on table "notes"'
+    ):
+        run_job(fresh, job)
+    assert (keys(fresh), last_run(fresh, job)[0]) == ("1", 8)
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("job", DUE_TO)
+def test_sessions_that_are_kept_in_front_of_the_others_hold_none_of_them_up(fresh: Database, job: str) -> None:
+    put_due(fresh, job, kept=1100, free=8)
+    fresh.execute(AGAINST["a trigger that raises"])
+    with pytest.raises(errors.RaiseException, match=r"kept \(1100 in all"):
+        run_job(fresh, job)
+    assert last_run(fresh, job)[0] == 8
+
+
+@pytest.mark.client_side
+def test_a_session_that_was_kept_is_tried_again_by_the_next_run_of_the_same_connection(fresh: Database) -> None:
+    put_due(fresh, "expiry", kept=1, free=1)
+    fresh.execute(AGAINST["a trigger that raises"])
+    with fresh.connect() as conn:
+        with pytest.raises(errors.RaiseException):
+            conn.execute("CALL pgvigil.run_job('expiry')")
+        conn.execute("DROP TRIGGER keep ON sessions")
+        assert conn.execute("CALL pgvigil.run_job('expiry')").fetchall() == [(1,)]
+
+
 @pytest.mark.client_side
 def test_rows_that_a_trigger_of_the_application_keeps_are_not_counted_as_done(fresh: Database) -> None:
     put_session(fresh, "kept", idle="3 hours")
@@ -347,6 +428,8 @@ def test_rows_that_a_trigger_of_the_application_keeps_are_not_counted_as_done(fr
         " CREATE TRIGGER keep BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION keep()"
     )
     assert run_job(fresh, "dormancy") == 0
+    [note] = last_run(fresh, "dormancy")[1]
+    assert note.startswith("a trigger of the application keeps sessions as they are (1, the first is session ")
 
 
 def test_a_deleted_session_takes_no_log_with_it_and_leaves_its_trail(fresh: Database) -> None:
@@ -794,9 +877,10 @@ def test_a_job_that_fails_keeps_what_it_had_done_and_says_why(fresh: Database) -
                $$BEGIN IF (SELECT count(*) FROM public.sessions WHERE status = 'expired') >= 1000 THEN RAISE 'disk on fire'; END IF; RETURN NEW; END$$;
            CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION fail()"""
     )
-    with pytest.raises(errors.RaiseException, match="job expiry failed: disk on fire"):
+    with pytest.raises(errors.RaiseException, match="job expiry failed: .*: disk on fire"):
         run_job(fresh, "expiry")
-    assert last_run(fresh, "expiry") == (1000, [], "disk on fire", True)
+    rows, _, error, finished = last_run(fresh, "expiry")
+    assert (rows, "disk on fire (500 in all" in error, finished) == (1000, True, True)
     assert state(fresh, "expiry") == "failed"
     fresh.execute("DROP TRIGGER fail ON sessions")
     assert run_job(fresh, "expiry") == 500

@@ -3,7 +3,8 @@ DROP PROCEDURE pgvigil.enforce_retention(bigint), pgvigil.cleanup_orphaned_sessi
     pgvigil.run_job(text, boolean, bigint);
 DROP FUNCTION pgvigil.job_retention(integer), pgvigil.job_partitions(integer), pgvigil.job_orphans(integer),
     pgvigil.job_counters(integer), pgvigil.job_archive(integer), pgvigil.job_dormancy(integer),
-    pgvigil.job_expiry(integer), pgvigil.preview_jobs(), pgvigil.due_partitions(), pgvigil.days_kept(),
+    pgvigil.job_expiry(integer), pgvigil.change_due_sessions(text, integer, text), pgvigil.preview_jobs(),
+    pgvigil.due_partitions(), pgvigil.days_kept(),
     pgvigil.due_sessions(text), pgvigil.open_statuses(), pgvigil.ended_statuses(), pgvigil.stored_statuses(),
     pgvigil.completed_items(text), pgvigil.report_job(bigint, bigint, text, text, boolean, text),
     pgvigil.begin_job(text, boolean), pgvigil.job_step(bigint, integer), pgvigil.require_no_subscription(),
