@@ -1504,6 +1504,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     event_id pg_catalog.uuid;
     details  pg_catalog.jsonb;
@@ -1606,6 +1607,7 @@ SET bytea_output = hex
 SET extra_float_digits = 1
 SET lc_monetary = 'C'
 AS $$
+#variable_conflict use_variable
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
     gone_at timestamptz := clock_timestamp();
@@ -1631,6 +1633,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     archived pg_catalog.timestamptz;
     of_session pg_catalog.uuid;
@@ -1683,6 +1686,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     was        record;
     new_status text;
@@ -1709,7 +1713,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'ef2d41d81b066dd82ebd6f8c592646e09e774a52e493fad90aa3b6f5a1b5b24d', '689f4c3ed923174aacf43b5bebf061bcb9c05d04351d63d64acf1eb002b81506', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '65360ae4f33d79041e45fd930e94d42e8d0c97c2e2ccdb9226770c62ae887763', '1021c6ce8567071e170121a8eba8d03d844382abd31d58be9cee86e83a7636ce', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -1772,6 +1776,7 @@ STABLE
 PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     SELECT s.id, h.* FROM unnest(sessions) s (id) CROSS JOIN LATERAL (
@@ -1909,6 +1914,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
     left_out uuid[] := ARRAY(SELECT e::uuid FROM jsonb_array_elements_text(coalesce(state -> 'left_out', '[]')) e);
@@ -1970,6 +1976,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     ids      uuid[];
     orphaned bigint;
@@ -2028,7 +2035,8 @@ BEGIN
                h.total_content_bytes AS bytes
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id
                                                   FROM "{app}".sessions s
-                                                  WHERE session IS NULL OR s.id = session)) h
+                                                  WHERE recount_session_counters.session IS NULL
+                                                 OR s.id = recount_session_counters.session)) h
         CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes)
             <> (k.context_count, k.total_tokens, k.total_content_bytes)
@@ -2043,7 +2051,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '5f7d93c6a0767e43afdf9816bdb8f678069350de3316782cba2fae774e1a6d37', '9435ec0259887e0f11f6c17483b6fac4b03687b77b5949891a026725650d1c9f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '417a3d4032af2ca4158a15a6ddfd7e7e39ac948dd979d4cead06494a5dcd5329', 'a2e28c75610b6792031721f5a8eaedd9a04c54b1495b31a6465246d7fcd02896', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does
@@ -2323,6 +2331,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     loses text[] := '{}';
 BEGIN
@@ -2383,6 +2392,7 @@ SET bytea_output = hex
 SET extra_float_digits = 1
 SET lc_monetary = 'C'
 AS $$
+#variable_conflict use_variable
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
@@ -2460,6 +2470,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session;
     IF NOT FOUND THEN
@@ -2473,6 +2484,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -2491,6 +2503,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions
         WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[])
@@ -2511,6 +2524,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -2529,6 +2543,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -3176,6 +3191,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     found  text[] := '{}';
     -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
@@ -3351,7 +3367,7 @@ COMMENT ON FUNCTION pgvigil.preview_jobs() IS
     'newest by their last activity; is_known: the status is an ended one, active or '
     'pending), query executions and partitions (rows by the planner''s estimate)';
 
--- What a job does to sessions is one statement a batch. Where it fails for a session (by a trigger, a constraint or
+-- A job changes a batch of sessions by one statement. Where it fails for a session (by a trigger, a constraint or
 -- another table of the application), they are tried one by one: that session stays, and the others are done all the
 -- same. Until the run ends, two settings of its session keep which have stayed and why, so that the next batch is of
 -- others. Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose
@@ -3385,8 +3401,8 @@ BEGIN
         refused := format('%s (%s in all, the first is session %s)', reason, cardinality(stayed), stayed[1]);
         refused := CASE WHEN reason IS NOT NULL THEN refused END;
         note := CASE WHEN reason IS NULL AND stayed <> '{}'
-                     THEN format('a trigger of the application keeps sessions as they are (%s, the first is session %s)',
-                                 cardinality(stayed), stayed[1]) END;
+                     THEN format('a trigger of the application keeps sessions as they are '
+                                 '(%s, the first is session %s)', cardinality(stayed), stayed[1]) END;
         RETURN NEXT;
         RETURN;
     END IF;
@@ -3533,6 +3549,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     SELECT max(p.logs_days), max(p.metrics_days),
@@ -3830,7 +3847,7 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.enforce_retention(bigint) IS
     'Runs the jobs retention and executions; returns the rows that '
     'went, those of dropped partitions by the planner''s estimate';
-DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '32c1b59c059ee5c0e49f366c6a52c534739340771c54ff135d765d702fc9d084', 'c869cdf99eddf670fdac4c3d3699a6f46bd8b278c8dafee19638c8e3f51035b1', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('006', '006_lifecycle', current_setting('pgvigil.schema'), false, '583d9adfe603ba359de4b3a24a1855900e7140b2314123233be085c797d0e2f4', '199e245b15f0804a2b528e782e6db2a7555f8bbc8525e6f09ebd80fec1b4c0e9', 0, '0.1.0'); END $$;
 
 -- ---------- 007_rollups.sql -------------------------------------------------------------------------------------
 -- Durations by minute and by hour, so that a day of them is a few hundred rows whatever was logged. Each row holds a
@@ -4216,6 +4233,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     WITH made AS MATERIALIZED (
@@ -4261,6 +4279,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     WITH routes AS MATERIALIZED (
@@ -4386,7 +4405,7 @@ END $$;
 INSERT INTO pgvigil.jobs (job, every, purpose) VALUES
     ('rollup', '5 minutes', 'counts new rows of performance_logs into minutes and hours'),
     ('aggregation', '1 hour', 'writes changes into analytics_aggregations: hours and days of the three types');
-DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '4eeedf4d6f7a9e1f34bf4c1106196183f9f80b5b1836c5b1fdf02615d20276e6', 'cdf30e1623a3bd1f1faa06f22276f6a3b1efb78ec9a41e6b39aec41c10ee8d0d', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('007', '007_rollups', current_setting('pgvigil.schema'), false, '9251ce1443c7c9cfe5e5d92fb2ee753937093930772e3f1c136988f6e5fae0b7', '6dd6c81d10e98f4e2a4a37ca029a289fa1af1bc243e0330cd8d95ad97432e755', 0, '0.1.0'); END $$;
 
 -- ---------- 008_query_executions.sql ----------------------------------------------------------------------------
 -- Queries that an application sends to query engines of any kind: one row an execution. A plain table, not a
@@ -5868,6 +5887,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     ids   uuid[];
     total numeric;  -- sessions
@@ -6595,17 +6615,85 @@ INSERT INTO pgvigil.jobs (job, every, at, needs_client, purpose) VALUES
      'ANALYZE of each table, also of partitioned tables as a whole, which autovacuum never does'),
     ('reindex', '7 days', '3 hours', true, 'REINDEX CONCURRENTLY of each index of 1 MB and more'),
     ('vacuum', '1 month', '4 hours', true, 'VACUUM of each table');
-DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '7532bf545976fa7da22e89b339aff1374d098e0673ff5e10a24e7f9cf2e505aa', '690a0d2fb38d69fa73912d23e328c3dde7f2f1cc9d2d276be9862db7aeacbd7f', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('010', '010_operations', current_setting('pgvigil.schema'), false, '4694fedfe72bd4ece5c0a2a1e24113c667fc3dbb0165d95648317866fc0d50e1', '6660a0b7e2843a629b596bed1186d0f2b2330fa22ab688f5a33d4dfa0f165527', 0, '0.1.0'); END $$;
 
 -- ---------- 011_session_columns.sql -----------------------------------------------------------------------------
+-- Gives rows of sessions a value of a column that is to be NOT NULL, with the rights of the caller, who has to own the
+-- table. No other session sees the triggers disabled: the change of their state commits together with the change back.
+-- The lock admits readers and lets a writer wait for one batch. A row from before a CHECK of the application that is
+-- NOT VALID may break it, and would be refused for that: then the CHECK is away for as long as the batch, which nobody
+-- sees either.
+CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_sessions(places tid[], change text) RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    target regclass := pgvigil.application_table('sessions');
+    off_   text;
+    on_    text;
+    away   record;
+    back   text[] := '{}';
+    one    text;
+    moved  bigint;
+BEGIN
+    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END,
+                             t.tgname),
+                      ', ')
+    INTO off_, on_
+    FROM pg_trigger t
+    WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgvigil.use_application_path();
+    IF off_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, off_);
+    END IF;
+    change := format('UPDATE %1$s u SET %2$s WHERE u.ctid = ANY (ARRAY(
+                          SELECT s.ctid FROM %1$s s WHERE s.ctid = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED))',
+                     target, change);
+    BEGIN
+        EXECUTE change USING places;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+    EXCEPTION WHEN check_violation THEN
+        FOR away IN SELECT c.conname, pg_get_constraintdef(c.oid) AS definition,
+                           obj_description(c.oid, 'pg_constraint') AS said
+                    FROM pg_constraint c
+                    WHERE c.conrelid = target AND c.contype = 'c' AND NOT c.convalidated
+                      AND c.conname <> ALL ('{sessions_is_dormant_set,sessions_last_activity_at_set}'::name[]) LOOP
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', target, away.conname);
+            back := back || format('ALTER TABLE %s ADD CONSTRAINT %I %s', target, away.conname, away.definition);
+            IF away.said IS NOT NULL THEN
+                back := back || format('COMMENT ON CONSTRAINT %I ON %s IS %L', away.conname, target, away.said);
+            END IF;
+        END LOOP;
+        IF back = '{}' THEN
+            RAISE;
+        END IF;
+        EXECUTE change USING places;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        FOREACH one IN ARRAY back LOOP
+            EXECUTE one;
+        END LOOP;
+    END;
+    IF on_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, on_);
+    END IF;
+    RETURN moved;
+END $$$run$);
+COMMENT ON FUNCTION pgvigil.backfill_sessions(tid[], text) IS
+    'Used by migrations: changes rows of sessions past the triggers of '
+    'the application and its CHECKs that are NOT VALID; returns how many';
+
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
-    ids       uuid[];
-    moved     bigint;
+    places    tid[];
     validated boolean;
 BEGIN
     IF (SELECT attnotnull
@@ -6613,6 +6701,7 @@ BEGIN
         WHERE attrelid = pgvigil.application_table('sessions') AND attname = 'is_dormant') THEN
         RETURN NULL;
     END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
     SELECT c.convalidated INTO validated FROM pg_constraint c
     WHERE c.conrelid = pgvigil.application_table('sessions') AND c.conname = 'sessions_is_dormant_set';
     IF validated IS NULL THEN
@@ -6623,18 +6712,11 @@ BEGIN
         ALTER TABLE "{app}".sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
         RETURN NULL;
     ELSE
-        -- a granularity of 0, so that touch_session looks at every row
-        PERFORM set_config('pgvigil.skip_activity', 'migration', true),
-                set_config('pgvigil.activity_granularity', '0', true);
-        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        moved := cardinality(ids);
-        IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
-            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
-        ELSIF moved = 0 THEN
+        places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.is_dormant IS NULL LIMIT batch);
+        IF places = '{}' THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
-        ELSE
-            PERFORM pgvigil.use_application_path();
-            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
+        ELSIF pgvigil.backfill_sessions(places, 'is_dormant = coalesce(u.is_dormant, false)') = 0 THEN
+            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         END IF;
     END IF;
     RETURN state;
@@ -6656,10 +6738,8 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
--- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session
--- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
--- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
--- and written once.
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. Rows are found
+-- before the lock is taken, in the order of the file: each page is read and written once.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.backfill_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -6667,14 +6747,13 @@ SET enable_seqscan = off
 SET enable_indexscan = off
 SET enable_bitmapscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     target     regclass := pgvigil.application_table('sessions');
     first_page bigint := coalesce((state ->> 'page')::bigint, 0);
     from_row   tid := format('(%s,0)', first_page)::tid;
     places     tid[];
     validated  boolean;
-    off_       text;
-    on_        text;
 BEGIN
     IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = target AND attname = 'last_activity_at') THEN
         RETURN NULL;
@@ -6706,25 +6785,8 @@ BEGIN
         ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_last_activity_at_set;
         RETURN state;
     END IF;
-    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
-           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END,
-                             t.tgname),
-                      ', ')
-    INTO off_, on_
-    FROM pg_trigger t
-    WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
-    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
-    PERFORM pgvigil.use_application_path();
-    IF off_ IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', target, off_);
-    END IF;
-    UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
-    WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
-                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL
-                              FOR NO KEY UPDATE SKIP LOCKED));
-    IF on_ IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', target, on_);
-    END IF;
+    PERFORM pgvigil.backfill_sessions(
+        places, 'last_activity_at = coalesce(u.last_activity_at, u.updated_at, u.created_at, CURRENT_TIMESTAMP)');
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer) IS
@@ -6881,7 +6943,7 @@ CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNC
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
 CALL pg_temp.pgvigil_run($run$CREATE TRIGGER guard_archived_children AFTER TRUNCATE ON "{app}".handoff_requests
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_children()$run$);
-DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '1b2e59935582ada63ac0abeaa215414ff3b2ce97c964d50aa6f06c0bc1d87fff', '9be47ff8df092cfc6b525e183a01f76a60fa9851a972be7545ab4c0af00282a9', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('011', '011_session_columns', current_setting('pgvigil.schema'), false, '386d7903b37606cc5233f9c4265c07249bef129e74b637ac3f06c4d4c53a1a9d', 'd93636e8d8cc13b9f6eb99dcd1676e8774748355de760663f3265252f6f8047c', 0, '0.1.0'); END $$;
 
 -- ---------- 012_monitoring_views.sql ----------------------------------------------------------------------------
 -- The columns, their order and types are those of the view that an application may make itself at each start by CREATE
@@ -8246,6 +8308,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     why text;
 BEGIN
@@ -8335,7 +8398,7 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgvigil.keeps_archive() TO %I', role_name);
     END LOOP;
 END $$;
-DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, '5c7fa98d86d8250ac3a00d1bcb4f7e9523339356dc7e1dd829e6228d5e47f174', '4cc5d8ac075110376bb18acec6088c348a9285ae2d4e45b0a71b4208f5e00293', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('018', '018_archives', current_setting('pgvigil.schema'), false, 'a307afad8ef63def1618d4d2874705abf29173494ca5ab34fe81435be6b4366a', '61b7b9fb478c6823b3b12bf5777da872b3cfa3c630ef59e79b8e45d2706b33a0', 0, '0.1.0'); END $$;
 
 DO $$ BEGIN INSERT INTO pgvigil.alembic_version (version_num) VALUES ('018'); END $$;
 

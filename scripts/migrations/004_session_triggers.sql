@@ -131,6 +131,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     event_id pg_catalog.uuid;
     details  pg_catalog.jsonb;
@@ -233,6 +234,7 @@ SET bytea_output = hex
 SET extra_float_digits = 1
 SET lc_monetary = 'C'
 AS $$
+#variable_conflict use_variable
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
     gone_at timestamptz := clock_timestamp();
@@ -258,6 +260,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET enable_seqscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     archived pg_catalog.timestamptz;
     of_session pg_catalog.uuid;
@@ -310,6 +313,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     was        record;
     new_status text;

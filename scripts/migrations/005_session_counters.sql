@@ -58,6 +58,7 @@ STABLE
 PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     SELECT s.id, h.* FROM unnest(sessions) s (id) CROSS JOIN LATERAL (
@@ -195,6 +196,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     from_id  uuid := CASE WHEN state ? 'from' THEN state ->> 'from' ELSE '00000000-0000-0000-0000-000000000000' END;
     left_out uuid[] := ARRAY(SELECT e::uuid FROM jsonb_array_elements_text(coalesce(state -> 'left_out', '[]')) e);
@@ -256,6 +258,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     ids      uuid[];
     orphaned bigint;
@@ -314,7 +317,8 @@ BEGIN
                h.total_content_bytes AS bytes
         FROM pgvigil.count_context(VARIADIC ARRAY(SELECT s.id
                                                   FROM "{app}".sessions s
-                                                  WHERE session IS NULL OR s.id = session)) h
+                                                  WHERE recount_session_counters.session IS NULL
+                                                 OR s.id = recount_session_counters.session)) h
         CROSS JOIN LATERAL pgvigil.current_counters(h.session_id) k
         WHERE (h.context_count, h.total_tokens, h.total_content_bytes)
             <> (k.context_count, k.total_tokens, k.total_content_bytes)

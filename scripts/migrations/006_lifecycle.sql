@@ -275,6 +275,7 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     loses text[] := '{}';
 BEGIN
@@ -335,6 +336,7 @@ SET bytea_output = hex
 SET extra_float_digits = 1
 SET lc_monetary = 'C'
 AS $$
+#variable_conflict use_variable
 DECLARE
     why text := nullif(current_setting('pgvigil.reason', true), '');
 BEGIN
@@ -412,6 +414,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session;
     IF NOT FOUND THEN
@@ -425,6 +428,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND expires_at IS DISTINCT FROM at FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -443,6 +447,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions
         WHERE id = session AND lower(status) <> ALL ('{completed,cancelled,expired,archived}'::text[])
@@ -463,6 +468,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND NOT is_dormant FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -481,6 +487,7 @@ LANGUAGE plpgsql
 VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM FROM "{app}".sessions WHERE id = session AND archived_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -1128,6 +1135,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
     found  text[] := '{}';
     -- no %TYPE: PL/pgSQL reads no name in Unicode escapes
@@ -1303,7 +1311,7 @@ COMMENT ON FUNCTION pgvigil.preview_jobs() IS
     'newest by their last activity; is_known: the status is an ended one, active or '
     'pending), query executions and partitions (rows by the planner''s estimate)';
 
--- What a job does to sessions is one statement a batch. Where it fails for a session (by a trigger, a constraint or
+-- A job changes a batch of sessions by one statement. Where it fails for a session (by a trigger, a constraint or
 -- another table of the application), they are tried one by one: that session stays, and the others are done all the
 -- same. Until the run ends, two settings of its session keep which have stayed and why, so that the next batch is of
 -- others. Rows that a writer holds are passed over, and met again at the next run. ARRAY(...) makes the planner choose
@@ -1337,8 +1345,8 @@ BEGIN
         refused := format('%s (%s in all, the first is session %s)', reason, cardinality(stayed), stayed[1]);
         refused := CASE WHEN reason IS NOT NULL THEN refused END;
         note := CASE WHEN reason IS NULL AND stayed <> '{}'
-                     THEN format('a trigger of the application keeps sessions as they are (%s, the first is session %s)',
-                                 cardinality(stayed), stayed[1]) END;
+                     THEN format('a trigger of the application keeps sessions as they are '
+                                 '(%s, the first is session %s)', cardinality(stayed), stayed[1]) END;
         RETURN NEXT;
         RETURN;
     END IF;
@@ -1485,6 +1493,7 @@ LANGUAGE plpgsql
 STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 BEGIN
     RETURN QUERY
     SELECT max(p.logs_days), max(p.metrics_days),

@@ -1,11 +1,79 @@
+-- Gives rows of sessions a value of a column that is to be NOT NULL, with the rights of the caller, who has to own the
+-- table. No other session sees the triggers disabled: the change of their state commits together with the change back.
+-- The lock admits readers and lets a writer wait for one batch. A row from before a CHECK of the application that is
+-- NOT VALID may break it, and would be refused for that: then the CHECK is away for as long as the batch, which nobody
+-- sees either.
+CREATE FUNCTION pgvigil.backfill_sessions(places tid[], change text) RETURNS bigint
+LANGUAGE plpgsql
+VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    target regclass := pgvigil.application_table('sessions');
+    off_   text;
+    on_    text;
+    away   record;
+    back   text[] := '{}';
+    one    text;
+    moved  bigint;
+BEGIN
+    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
+           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END,
+                             t.tgname),
+                      ', ')
+    INTO off_, on_
+    FROM pg_trigger t
+    WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
+    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM pgvigil.use_application_path();
+    IF off_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, off_);
+    END IF;
+    change := format('UPDATE %1$s u SET %2$s WHERE u.ctid = ANY (ARRAY(
+                          SELECT s.ctid FROM %1$s s WHERE s.ctid = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED))',
+                     target, change);
+    BEGIN
+        EXECUTE change USING places;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+    EXCEPTION WHEN check_violation THEN
+        FOR away IN SELECT c.conname, pg_get_constraintdef(c.oid) AS definition,
+                           obj_description(c.oid, 'pg_constraint') AS said
+                    FROM pg_constraint c
+                    WHERE c.conrelid = target AND c.contype = 'c' AND NOT c.convalidated
+                      AND c.conname <> ALL ('{sessions_is_dormant_set,sessions_last_activity_at_set}'::name[]) LOOP
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', target, away.conname);
+            back := back || format('ALTER TABLE %s ADD CONSTRAINT %I %s', target, away.conname, away.definition);
+            IF away.said IS NOT NULL THEN
+                back := back || format('COMMENT ON CONSTRAINT %I ON %s IS %L', away.conname, target, away.said);
+            END IF;
+        END LOOP;
+        IF back = '{}' THEN
+            RAISE;
+        END IF;
+        EXECUTE change USING places;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        FOREACH one IN ARRAY back LOOP
+            EXECUTE one;
+        END LOOP;
+    END;
+    IF on_ IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', target, on_);
+    END IF;
+    RETURN moved;
+END $$;
+COMMENT ON FUNCTION pgvigil.backfill_sessions(tid[], text) IS
+    'Used by migrations: changes rows of sessions past the triggers of '
+    'the application and its CHECKs that are NOT VALID; returns how many';
+
 -- One transaction of the procedure below. No rights but the caller's, who has to own the table: it alters that.
 CREATE FUNCTION pgvigil.backfill_dormancy_step(state jsonb, batch integer DEFAULT 1000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_variable
 DECLARE
-    ids       uuid[];
-    moved     bigint;
+    places    tid[];
     validated boolean;
 BEGIN
     IF (SELECT attnotnull
@@ -13,6 +81,7 @@ BEGIN
         WHERE attrelid = pgvigil.application_table('sessions') AND attname = 'is_dormant') THEN
         RETURN NULL;
     END IF;
+    PERFORM set_config('lock_timeout', '200ms', true);
     SELECT c.convalidated INTO validated FROM pg_constraint c
     WHERE c.conrelid = pgvigil.application_table('sessions') AND c.conname = 'sessions_is_dormant_set';
     IF validated IS NULL THEN
@@ -23,18 +92,11 @@ BEGIN
         ALTER TABLE "{app}".sessions ALTER COLUMN is_dormant SET NOT NULL, DROP CONSTRAINT sessions_is_dormant_set;
         RETURN NULL;
     ELSE
-        -- a granularity of 0, so that touch_session looks at every row
-        PERFORM set_config('pgvigil.skip_activity', 'migration', true),
-                set_config('pgvigil.activity_granularity', '0', true);
-        ids := ARRAY(SELECT id FROM "{app}".sessions WHERE is_dormant IS NULL LIMIT batch FOR UPDATE SKIP LOCKED);
-        moved := cardinality(ids);
-        IF moved = 0 AND EXISTS (SELECT FROM "{app}".sessions WHERE is_dormant IS NULL) THEN
-            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
-        ELSIF moved = 0 THEN
+        places := ARRAY(SELECT s.ctid FROM "{app}".sessions s WHERE s.is_dormant IS NULL LIMIT batch);
+        IF places = '{}' THEN
             ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_is_dormant_set;
-        ELSE
-            PERFORM pgvigil.use_application_path();
-            UPDATE "{app}".sessions SET is_dormant = false WHERE id = ANY (ids);
+        ELSIF pgvigil.backfill_sessions(places, 'is_dormant = coalesce(u.is_dormant, false)') = 0 THEN
+            PERFORM pg_sleep(0.05);  -- the rest is locked by writers: let them finish
         END IF;
     END IF;
     RETURN state;
@@ -56,10 +118,8 @@ END $$;
 COMMENT ON PROCEDURE pgvigil.backfill_dormancy(integer) IS
     'Used by migrations: an is_dormant that an earlier attempt left nullable becomes NOT NULL, in batches';
 
--- One transaction of the procedure below, with the rights of its caller, who has to own the table. No other session
--- sees the triggers disabled: the change of their state commits together with the change back. The lock admits readers
--- and lets a writer wait for one batch. Rows are found before it is taken, in the order of the file: each page is read
--- and written once.
+-- One transaction of the procedure below, with the rights of its caller, who has to own the table. Rows are found
+-- before the lock is taken, in the order of the file: each page is read and written once.
 CREATE FUNCTION pgvigil.backfill_last_activity_step(state jsonb, batch integer DEFAULT 2000) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -67,14 +127,13 @@ SET enable_seqscan = off
 SET enable_indexscan = off
 SET enable_bitmapscan = off
 AS $$
+#variable_conflict use_variable
 DECLARE
     target     regclass := pgvigil.application_table('sessions');
     first_page bigint := coalesce((state ->> 'page')::bigint, 0);
     from_row   tid := format('(%s,0)', first_page)::tid;
     places     tid[];
     validated  boolean;
-    off_       text;
-    on_        text;
 BEGIN
     IF (SELECT attnotnull FROM pg_attribute WHERE attrelid = target AND attname = 'last_activity_at') THEN
         RETURN NULL;
@@ -106,25 +165,8 @@ BEGIN
         ALTER TABLE "{app}".sessions VALIDATE CONSTRAINT sessions_last_activity_at_set;
         RETURN state;
     END IF;
-    SELECT string_agg(format('DISABLE TRIGGER %I', t.tgname), ', '),
-           string_agg(format(CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS TRIGGER %I' ELSE 'ENABLE TRIGGER %I' END,
-                             t.tgname),
-                      ', ')
-    INTO off_, on_
-    FROM pg_trigger t
-    WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 > 0;
-    LOCK TABLE "{app}".sessions IN SHARE ROW EXCLUSIVE MODE;
-    PERFORM pgvigil.use_application_path();
-    IF off_ IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', target, off_);
-    END IF;
-    UPDATE "{app}".sessions u SET last_activity_at = coalesce(u.updated_at, u.created_at, CURRENT_TIMESTAMP)
-    WHERE u.ctid = ANY (ARRAY(SELECT s.ctid FROM "{app}".sessions s
-                              WHERE s.ctid = ANY (places) AND s.last_activity_at IS NULL
-                              FOR NO KEY UPDATE SKIP LOCKED));
-    IF on_ IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', target, on_);
-    END IF;
+    PERFORM pgvigil.backfill_sessions(
+        places, 'last_activity_at = coalesce(u.last_activity_at, u.updated_at, u.created_at, CURRENT_TIMESTAMP)');
     RETURN jsonb_build_object('page', split_part(trim('()' FROM places[cardinality(places)]::text), ',', 1)::bigint);
 END $$;
 COMMENT ON FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer) IS

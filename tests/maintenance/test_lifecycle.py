@@ -877,7 +877,7 @@ def test_a_job_that_fails_keeps_what_it_had_done_and_says_why(fresh: Database) -
                $$BEGIN IF (SELECT count(*) FROM public.sessions WHERE status = 'expired') >= 1000 THEN RAISE 'disk on fire'; END IF; RETURN NEW; END$$;
            CREATE TRIGGER fail BEFORE UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION fail()"""
     )
-    with pytest.raises(errors.RaiseException, match="job expiry failed: .*: disk on fire"):
+    with pytest.raises(errors.RaiseException, match=r"job expiry failed: .*: disk on fire"):
         run_job(fresh, "expiry")
     rows, _, error, finished = last_run(fresh, "expiry")
     assert (rows, "disk on fire (500 in all" in error, finished) == (1000, True, True)

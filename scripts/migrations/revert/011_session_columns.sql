@@ -39,3 +39,4 @@ DROP PROCEDURE pgvigil.backfill_dormancy(integer);
 DROP FUNCTION pgvigil.backfill_dormancy_step(jsonb, integer);
 DROP PROCEDURE pgvigil.backfill_last_activity(integer);
 DROP FUNCTION pgvigil.backfill_last_activity_step(jsonb, integer);
+DROP FUNCTION pgvigil.backfill_sessions(tid[], text);

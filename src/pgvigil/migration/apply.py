@@ -26,7 +26,7 @@ from sqlalchemy.pool import StaticPool
 
 from pgvigil import database, locks, project
 from pgvigil.errors import PreconditionError, UsageError
-from pgvigil.migration import files, ledger, preflight, statements
+from pgvigil.migration import files, ledger, preflight, statements, unfit
 from pgvigil.migration.change import Change
 from pgvigil.migration.concurrent_indexes import Build
 from pgvigil.migration.files import Migration
@@ -103,7 +103,7 @@ def run_environment() -> None:
         schema = state.schema or options.get("schema") or "public"
         preflight.require_all_rows(conn, schema)
         if not state.entries and application_tables(conn, schema):
-            preflight.require_fit(conn, schema)
+            unfit.require_fit(conn, schema)
         pin(conn, schema)
         with locks.run_lock(conn, wait=0), sqlalchemy_connection(conn) as connection:
             _migrate(connection)

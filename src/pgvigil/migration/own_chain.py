@@ -11,7 +11,7 @@ import psycopg
 from pgvigil import project
 from pgvigil.database import Target
 from pgvigil.errors import PreconditionError
-from pgvigil.migration import apply, files, ledger, preflight
+from pgvigil.migration import apply, files, ledger, preflight, unfit
 from pgvigil.migration.chain import Chain, Run
 from pgvigil.migration.change import Change
 from pgvigil.migration.concurrent_indexes import quoted
@@ -86,7 +86,7 @@ class OwnChain(Chain):
                     "Is this the right database and --schema? A new, empty database is built by pgvigil setup.",
                 )
             preflight.require_application(conn, schema)
-            preflight.require_fit(conn, schema)
+            unfit.require_fit(conn, schema)
         if run.pending:
             preflight.require_rights(conn, schema)
             preflight.require_room(conn, schema, {m.name[4:] for m in run.applied})
