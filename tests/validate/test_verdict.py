@@ -73,10 +73,50 @@ def named(findings: Any) -> list[str]:
         ("*instrumentation*", 'function pgvigil.f("instrumentation")', False),
         ('table "Odd name"', 'table "Odd name"', True),
         ("*", "trigger sessions.t", True),
+        ('table "[x]"', "table x", False),
+        ("function f(integer[], text[])", "function f(integer[], text[])", True),
+        ("other cast (pair AS text)", "other cast (pair AS text)", True),
+        ("other cast (pair AS *)", "other cast (pair AS text)", True),
+        ("other cast (pair AS text)", "other cast (pair AS json)", False),
+        ('"Odd name"', 'index jobs."Odd name"', True),
+        ('"Odd name"', 'index jobs."odd name"', False),
     ],
 )
 def test_rule_covers_kind_and_names_each_for_itself(pattern: str, path: str, covered: bool) -> None:
     assert covers(pattern, path) is covered
+
+
+ODD = (
+    "a.b",
+    "[x]",
+    "[!x]",
+    "a*b",
+    "a?b",
+    "two\nlines",
+    "#x",
+    "!x",
+    "/x/",
+    'quo""te',
+    " lead",
+    "trail ",
+    "on",
+    "é\u2028x",
+    "\\",
+)
+PATHS = (
+    'table "{}"', 'column t."{}"', 'function "{}"("{}"[])', 'grant on table "{}" to "{}"', 'revocation on function f(integer[]) from "{}"',
+    'comment on constraint "{}"."{}"', 'other cast ("{}" AS text)', 'other opclass "{}" USING btree', 'other user_mapping FOR "{}" SERVER "{}"',
+    'sequence of "{}"."{}"', 'event trigger "{}"', 'setting work_mem of role "{}"', 'default grant in schema "{}" on tables of x to "{}"',
+)  # fmt: skip
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("path", PATHS)
+def test_rule_that_is_a_path_covers_its_own_object(path: str, name: str) -> None:
+    assert covers(path.replace("{}", name), path.replace("{}", name))
+    if "*" not in name and "?" not in name:
+        assert not covers(path.replace("{}", name), path.replace("{}", "x"))
 
 
 # --- other people's code ---------------------------------------------------------------------------------------------

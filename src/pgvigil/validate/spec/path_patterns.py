@@ -1,14 +1,14 @@
 """The patterns of paths: kind, names, the rest, and the role of a right are each matched by themselves.
 
 A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is not a table, and a rule
-for tables does not cover it.
+for tables does not cover it. Only `*` and `?` stand for other characters: brackets are those of `integer[]`, so that each path
+covers its own object.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from pgvigil.validate.catalog.identifiers import unquoted
@@ -24,7 +24,7 @@ _WORDS = frozenset(
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _TOKEN = re.compile(r'(?:"(?:[^"]|"")*"|[^\s"])+')
 _NAME = re.compile(r'"(?:[^"]|"")*"|[^\s."(]+')
-_RIGHT = re.compile(r'\s(?:to|from) ("(?:[^"]|"")*"|\S+)$')
+_RIGHT = re.compile(r'\s(?:to|from) ("(?:[^"]|"")*"|\S+)\Z')
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,28 @@ def covers(pattern: str, path: str) -> bool:
     expected, there = parsed(pattern), parsed(path)
     if not expected.kind:  # without a kind: any object that has such a name, belongs to one, or is of one
         plain = _QUOTED.sub('""', there.rest)
-        return pattern == "*" or any(fnmatchcase(text, pattern) for text in (*there.names, plain))
-    if not (fnmatchcase(there.kind, expected.kind) and expected.names):
+        texts = (*there.names, plain)
+        return pattern == "*" or any(_matches(text, one) for text in texts for one in (pattern, unquoted(pattern)))
+    if not _matches(there.kind, expected.kind) or not (expected.names or expected.rest):
         return False
-    open_end = expected.names[-1].endswith("*") and not expected.rest
+    open_end = bool(expected.names) and expected.names[-1].endswith("*") and not expected.rest
     if len(there.names) != len(expected.names) and not (open_end and len(there.names) > len(expected.names)):
         return False
     return (
-        all(fnmatchcase(name, part) for name, part in zip(there.names, expected.names, strict=False))
-        and (open_end or fnmatchcase(there.rest, expected.rest))
+        all(_matches(name, part) for name, part in zip(there.names, expected.names, strict=False))
+        and (open_end or _matches(there.rest, expected.rest))
         and ((open_end and expected.role is None) or _same(expected.role, there.role))
     )
 
 
+@lru_cache(maxsize=4096)
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    return text == pattern or _pattern(pattern).fullmatch(text) is not None
+
+
 def _same(expected: str | None, there: str | None) -> bool:
-    return expected == there if expected is None or there is None else fnmatchcase(there, expected)
+    return expected == there if expected is None or there is None else _matches(there, expected)
