@@ -23,6 +23,19 @@ RESERVED = frozenset(
 )
 
 
+# Key words that stand for types and calls of the grammar: a type or a routine of the same name is called by it in quotes.
+# In no version are there others.
+OF_GRAMMAR = frozenset(
+    """
+    between bigint bit boolean char character coalesce dec decimal exists extract float greatest grouping inout int
+    integer interval json json_array json_arrayagg json_exists json_object json_objectagg json_query json_scalar
+    json_serialize json_table json_value least merge_action national nchar none normalize nullif numeric out overlay
+    position precision real row setof smallint substring time timestamp treat trim values varchar xmlattributes
+    xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable
+    """.split()  # noqa: SIM905 - else sixty lines
+)
+
+
 def quoted(name: str) -> str:
     return name if PLAIN_NAME.fullmatch(name) and name not in RESERVED else '"' + name.replace('"', '""') + '"'
 
@@ -34,6 +47,12 @@ def unquoted(name: str) -> str:
 def spelt_as_sql(name: str) -> str:
     """A name, with its schema or without: in quotes where SQL needs them, and only there."""
     return ".".join(quoted(unquoted(part)) for part in _PART.findall(name))
+
+
+def spelt_as_callable(label: str) -> str:
+    """The name of a type or a routine, in quotes where it alone is a type or a call of the grammar."""
+    name = last_name(label)
+    return beside(label, f'"{name}"') if name in OF_GRAMMAR else label
 
 
 def last_name(label: str) -> str:

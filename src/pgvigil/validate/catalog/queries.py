@@ -14,15 +14,17 @@ from pgvigil.validate.catalog.sql_fragments import (
     FUNCTION_PATH,
     collation,
     comment_of,
-    label,
     named,
     names_of,
     no_member,
     only_with,
     operator,
     options_of,
+    relation_label,
     routine,
+    routine_label,
     spelt,
+    type_label,
 )
 
 # Relations of the schemas that are covered whole, the named ones of the application's schema, whatever is named like a
@@ -49,7 +51,7 @@ WITH RECURSIVE named AS (
     FROM family f JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid AND d.refobjsubid > 0
     JOIN pg_class c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'i' AND c.relkind = 'S'
 ), target AS (
-    SELECT c.oid, c.relkind, c.reltype, {label("n.nspname", "c.relname")} AS label, f.cut,
+    SELECT c.oid, c.relkind, c.reltype, {relation_label("n.nspname", "c")} AS label, f.cut,
            CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' WHEN c.relkind = 'S' THEN 'sequence ' ELSE 'table ' END AS kind
     FROM (SELECT oid, bool_or(cut) AS cut FROM counted GROUP BY oid) f
     JOIN pg_class c ON c.oid = f.oid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -92,10 +94,10 @@ SELECT t.label, t.kind || t.label, json_build_object(
 FROM target t JOIN pg_class c ON c.oid = t.oid
 {comment_of("pg_class", "c.oid")}
 LEFT JOIN pg_class s ON s.oid = c.reltoastrelid LEFT JOIN pg_sequence q ON q.seqrelid = c.oid
-LEFT JOIN LATERAL (SELECT json_agg({label("n.nspname", "r.relname")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
+LEFT JOIN LATERAL (SELECT json_agg({relation_label("n.nspname", "r")} ORDER BY i.inhseqno) AS parents, bool_or(i.inhdetachpending) AS detaching
                    FROM pg_inherits i JOIN pg_class r ON r.oid = i.inhparent JOIN pg_namespace n ON n.oid = r.relnamespace
                    WHERE i.inhrelid = c.oid) p ON true
-LEFT JOIN LATERAL (SELECT {label("n.nspname", "r.relname")} || '.' || {spelt("a.attname")} AS label,
+LEFT JOIN LATERAL (SELECT {relation_label("n.nspname", "r")} || '.' || {spelt("a.attname")} AS label,
                           d.deptype = 'i' OR EXISTS (SELECT FROM pg_attrdef f JOIN pg_depend u ON u.classid = 'pg_attrdef'::regclass AND u.objid = f.oid
                                                      WHERE f.adrelid = r.oid AND f.adnum = a.attnum
                                                        AND u.refclassid = 'pg_class'::regclass AND u.refobjid = c.oid) AS fills
@@ -196,7 +198,7 @@ SELECT t.label, 'trigger ' || t.label || '.' || {spelt("g.tgname")}, json_build_
     'old_table', {spelt("g.tgoldtable")}, 'new_table', {spelt("g.tgnewtable")},
     'when', CASE WHEN g.tgqual IS NOT NULL
                  THEN substring(pg_get_triggerdef(g.oid) FROM ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE FUNCTION [^'']*\\((?:E?''(?:[^'']|'''')*''(?:, )?)*\\)$') END,
-    'function', {label("n.nspname", "p.proname")} || CASE WHEN g.tgnargs = 0 THEN '()'
+    'function', {routine_label("n.nspname", "p")} || CASE WHEN g.tgnargs = 0 THEN '()'
                  ELSE substring(pg_get_triggerdef(g.oid) FROM ' EXECUTE FUNCTION (?:"(?:[^"]|"")*"|[^(.])+(?:\\.(?:"(?:[^"]|"")*"|[^(])+)?(\\(.*)$') END,
     'constraint', CASE WHEN g.tgconstraint <> 0 THEN true END,
     'deferrable', CASE WHEN g.tginitdeferred THEN 'INITIALLY DEFERRED' WHEN g.tgdeferrable THEN 'INITIALLY IMMEDIATE' END,
@@ -206,7 +208,7 @@ SELECT t.label, 'trigger ' || t.label || '.' || {spelt("g.tgname")}, json_build_
     'comment', obj_description(g.oid, 'pg_trigger'))
 FROM (SELECT oid, label FROM target
       UNION ALL
-      SELECT c.oid, {label("n.nspname", "c.relname")}
+      SELECT c.oid, {relation_label("n.nspname", "c")}
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE cardinality(%(names)s::text[]) > 0 AND c.oid NOT IN (SELECT oid FROM target)
         AND c.oid IN (SELECT g.tgrelid FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace o ON o.oid = p.pronamespace
@@ -275,7 +277,7 @@ _RANGE = f"""(SELECT json_strip_nulls(json_build_object('SUBTYPE', format_type(r
                         'CANONICAL', {routine("r.rngcanonical")}, 'SUBTYPE_DIFF', {routine("r.rngsubdiff")},
                         'MULTIRANGE_TYPE_NAME', CASE WHEN mt.typnamespace <> y.typnamespace OR mt.typname::text <> CASE WHEN strpos(y.typname, 'range') > 0
                             THEN overlay(y.typname::text PLACING 'multirange' FROM strpos(y.typname, 'range') FOR 5) ELSE y.typname || '_multirange' END
-                            THEN {label("mn.nspname", "mt.typname")} END))
+                            THEN {type_label("mn.nspname", "mt")} END))
               FROM pg_range r JOIN pg_type mt ON mt.oid = r.rngmultitypid JOIN pg_namespace mn ON mn.oid = mt.typnamespace JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type s ON s.oid = r.rngsubtype WHERE r.rngtypid = y.oid)"""
 
 _BASE = f"""CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_strip_nulls(json_build_object(
@@ -289,7 +291,7 @@ _BASE = f"""CASE WHEN y.typtype = 'b' AND y.typisdefined THEN json_strip_nulls(j
         'COLLATABLE', nullif(y.typcollation <> 0, false))) END"""
 
 _TYPES = f"""
-SELECT '', 'type ' || {label("n.nspname", "y.typname")}, json_build_object(
+SELECT '', 'type ' || {type_label("n.nspname", "y")}, json_build_object(
     'kind', CASE WHEN NOT y.typisdefined THEN 'shell' ELSE CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range' ELSE 'base' END END,
     'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid),
     'type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) END,

@@ -15,7 +15,9 @@ from pgvigil.validate.catalog.sql_fragments import (
     operator,
     options_of,
     public,
+    relation_label,
     routine,
+    routine_label,
     spelt,
 )
 
@@ -57,7 +59,7 @@ SELECT t.label, 'rule ' || t.label || '.' || {spelt("r.rulename")}, json_build_o
     'comment', obj_description(r.oid, 'pg_rewrite'))
 FROM target t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE r.rulename <> '_RETURN'""",
     "statistics": f"""
-SELECT t.label, 'statistics ' || {label("n.nspname", "s.stxname")}, json_build_object(
+SELECT t.label, 'statistics ' || {label("n.nspname", spelt("s.stxname"), "true")}, json_build_object(
     'definition', pg_get_statisticsobjdef_columns(s.oid) || ' FROM ' || t.label,
     'kinds', (SELECT json_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies' WHEN 'm' THEN 'mcv' END ORDER BY k)
               FROM unnest(s.stxkind) k WHERE k <> 'e'),
@@ -72,19 +74,19 @@ WHERE e.extname = ANY (%(extensions)s) OR n.nspname = ANY (%(own)s) OR %(everywh
     "event_trigger": f"""
 SELECT '', 'event trigger ' || {spelt("e.evtname")}, json_build_object(
     'event', e.evtevent, 'tags', (SELECT json_agg(g ORDER BY g) FROM unnest(e.evttags) g),
-    'function', {label("n.nspname", "p.proname")} || '()',
+    'function', {routine_label("n.nspname", "p")} || '()',
     'enabled', CASE e.evtenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'REPLICA' WHEN 'A' THEN 'ALWAYS' END,
     'owned_by', pg_get_userbyid(e.evtowner), 'comment', obj_description(e.oid, 'pg_event_trigger'))
 FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE (n.nspname = ANY (%(own)s) OR %(everywhere)s) AND {no_member("pg_event_trigger", "e.oid")}""",
     "collation": f"""
-SELECT '', 'collation ' || {label("n.nspname", "c.collname")}, json_build_object(
+SELECT '', 'collation ' || {label("n.nspname", spelt("c.collname"), "pg_collation_is_visible(c.oid) IS NOT FALSE")}, json_build_object(
     'provider', c.collprovider, 'locale', nullif(coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate), ''),
     'ctype', CASE WHEN c.collprovider = 'c' AND c.collctype <> c.collcollate THEN c.collctype END, 'rules', nullif(to_jsonb(c) ->> 'collicurules', ''),
     'deterministic', nullif(c.collisdeterministic, true), 'owned_by', pg_get_userbyid(c.collowner), 'comment', obj_description(c.oid, 'pg_collation'))
 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE n.nspname = ANY (%(own)s) AND {no_member("pg_collation", "c.oid")}""",
     "operator": f"""
-SELECT '', 'operator ' || {label("n.nspname", "o.oprname").replace(spelt("o.oprname"), "o.oprname")} || '(' || CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')',
+SELECT '', 'operator ' || {label("n.nspname", "o.oprname", "pg_operator_is_visible(o.oid) IS NOT FALSE")} || '(' || CASE WHEN o.oprleft = 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END || ', ' || format_type(o.oprright, NULL) || ')',
   json_build_object('definition', json_build_object('FUNCTION', {routine("o.oprcode")}, 'COMMUTATOR', {operator(_paired("com"))}, 'NEGATOR', {operator(_paired("negate"))},
     'RESTRICT', {routine("o.oprrest")}, 'JOIN', {routine("o.oprjoin")}, 'HASHES', nullif(o.oprcanhash, false), 'MERGES', nullif(o.oprcanmerge, false)),
     'owned_by', pg_get_userbyid(o.oprowner), 'comment', obj_description(o.oid, 'pg_operator'))
@@ -126,7 +128,7 @@ _RARE = {
 }  # fmt: skip
 _PARTS |= {
     kind: f"""
-SELECT '', 'other {kind} ' || {label("n.nspname", f"o.{prefix}name")}{_using(prefix)}, json_build_object(
+SELECT '', 'other {kind} ' || {label("n.nspname", spelt(f"o.{prefix}name"), f"{catalog}_is_visible(o.oid) IS NOT FALSE")}{_using(prefix)}, json_build_object(
     'definition', nullif({definition}, ''),
     'owned_by', {"NULL" if prefix in ("prs", "tmpl") else f"pg_get_userbyid(o.{prefix}owner)"}, 'comment', obj_description(o.oid, '{catalog}'))
 FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace WHERE n.nspname = ANY (%(own)s) AND {no_member(catalog, "o.oid")}"""
@@ -143,8 +145,8 @@ WHERE (EXISTS (SELECT FROM pg_namespace n WHERE n.oid IN (s.typnamespace, t.typn
        OR %(everywhere)s AND o.oid >= {NOT_BUILT_IN})
   AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_cast'::regclass AND x.objid = o.oid AND x.deptype IN ('e', 'i'))  -- of a range""",
     "dependent": f"""
-SELECT '', 'dependent ' || coalesce({FUNCTION_PATH}, 'trigger ' || {label("cn.nspname", "c.relname")} || '.' || {spelt("g.tgname")},
-           'index ' || {label("cn.nspname", "c.relname")} || '.' || {spelt("x.relname")}, 'view ' || {label("n.nspname", "x.relname")}),
+SELECT '', 'dependent ' || coalesce({FUNCTION_PATH}, 'trigger ' || {relation_label("cn.nspname", "c")} || '.' || {spelt("g.tgname")},
+           'index ' || {relation_label("cn.nspname", "c")} || '.' || {spelt("x.relname")}, 'view ' || {relation_label("n.nspname", "x")}),
        json_build_object('depends_on', json_agg({spelt("e.extname")} ORDER BY e.extname))
 FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'x'
 LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pgvigil.validate.catalog.queries_rare_kinds import SERVERS
 from pgvigil.validate.catalog.sql_fragments import (
     FUNCTION_PATH,
-    label,
     no_built_in_member,
     no_member,
     only_with,
+    relation_label,
     spelt,
+    type_label,
 )
 
 # The rights that initdb gives schema public; one that somebody made again is compared with them too, as pg_dump does.
@@ -45,7 +46,7 @@ _OF_KINDS = (
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = ANY (%(own)s) AND p.proacl IS NOT NULL AND {no_member("pg_proc", "p.oid")}"""),
     ("type_rights", f"""
-    SELECT '', 'type ' || {label("n.nspname", "y.typname")}, y.typacl, acldefault('T', y.typowner), y.typowner
+    SELECT '', 'type ' || {type_label("n.nspname", "y")}, y.typacl, acldefault('T', y.typowner), y.typowner
     FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
     WHERE n.nspname = ANY (%(own)s) AND y.typacl IS NOT NULL AND {no_member("pg_type", "y.oid")}"""),
     ("everywhere", f"""
@@ -55,14 +56,14 @@ _OF_KINDS = (
     WHERE n.nspname IN ('pg_catalog', 'information_schema') AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL
       AND {no_built_in_member("pg_proc", "p.oid")}"""),
     ("everywhere", f"""
-    SELECT '', CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || {label("n.nspname", "c.relname")}, c.relacl,
+    SELECT '', CASE c.relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || {relation_label("n.nspname", "c")}, c.relacl,
            coalesce(i.initprivs, acldefault('r', c.relowner)), c.relowner
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
     WHERE n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v')
       AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL AND {no_built_in_member("pg_class", "c.oid")}"""),
     ("everywhere", f"""
-    SELECT '', 'column ' || {label("n.nspname", "c.relname")} || '.' || {spelt("a.attname")}, a.attacl, coalesce(i.initprivs, acldefault('c', c.relowner)), c.relowner
+    SELECT '', 'column ' || {relation_label("n.nspname", "c")} || '.' || {spelt("a.attname")}, a.attacl, coalesce(i.initprivs, acldefault('c', c.relowner)), c.relowner
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
     WHERE n.nspname IN ('pg_catalog', 'information_schema') AND a.attacl IS DISTINCT FROM i.initprivs AND a.attacl IS NOT NULL

@@ -26,7 +26,7 @@ from psycopg.pq import TransactionStatus
 from pgvigil.database import beside
 from pgvigil.errors import ConnectError, LockedError, PreconditionError
 from pgvigil.owner import other_owner
-from pgvigil.validate.catalog.identifiers import RESERVED, last_name, quoted, schema_of, unquoted
+from pgvigil.validate.catalog.identifiers import OF_GRAMMAR, RESERVED, last_name, quoted, schema_of, unquoted
 from pgvigil.validate.catalog.object_ref import ObjectRef, table, view
 from pgvigil.validate.catalog.presence import PRESENT, kinds_to_ask_for
 from pgvigil.validate.catalog.queries import QUERIES
@@ -303,6 +303,7 @@ def _parameters(conn: Connection, scope: Scope, schema: str) -> dict[str, Any]:
         "extensions": list(scope.extensions),
         "roles": list(scope.roles),
         "reserved": list(RESERVED),
+        "of_grammar": list(OF_GRAMMAR),
         "everywhere": scope.everywhere,
     }
 

@@ -32,8 +32,33 @@ def spelt(name: str) -> str:
     return f"CASE WHEN quote_ident({name}) = {name} OR {plain} THEN {name}::text ELSE quote_ident({name}) END"
 
 
-def label(schema: str, name: str) -> str:
-    return f"CASE WHEN {schema} = %(schema)s THEN '' ELSE {spelt(schema)} || '.' END || {spelt(name)}"
+def callable_name(name: str) -> str:
+    """Return SQL that prints the name of a type or a routine, which in quotes alone is no type or call of the grammar."""
+    return f"""CASE WHEN {name} = ANY (%(of_grammar)s::text[]) THEN '"' || {name} || '"' ELSE {spelt(name)} END"""
+
+
+def label(schema: str, shown: str, visible: str) -> str:
+    """Return SQL for a name, with its schema unless that is the application's.
+
+    `visible` says whether the name alone means the object: one of pg_catalog goes first. The server prints the same
+    schemas in expressions and in types.
+    """
+    return f"CASE WHEN {schema} = %(schema)s AND {visible} THEN '' ELSE {spelt(schema)} || '.' END || {shown}"
+
+
+def relation_label(schema: str, relation: str) -> str:
+    """`relation` is a row of pg_class. To begin with pg_ is the mark of those of the server itself."""
+    visible = f"(NOT starts_with({relation}.relname::text, 'pg_') OR pg_table_is_visible({relation}.oid) IS NOT FALSE)"
+    return label(schema, spelt(f"{relation}.relname"), visible)
+
+
+def type_label(schema: str, type_: str) -> str:
+    return label(schema, callable_name(f"{type_}.typname"), f"pg_type_is_visible({type_}.oid) IS NOT FALSE")
+
+
+def routine_label(schema: str, routine: str) -> str:
+    visible = f"pg_function_is_visible({routine}.oid) IS NOT FALSE"
+    return label(schema, callable_name(f"{routine}.proname"), visible)
 
 
 def no_member(catalog: str, oid: str) -> str:
@@ -78,29 +103,29 @@ def names_of(numbers: str, relation: str) -> str:
 
 def routine(oid: str) -> str:
     """The name of a function. The server's own regproc prints it in another way as soon as another of that name is made."""
-    return f"""(SELECT {label("rn.nspname", "rp.proname")} FROM pg_proc rp JOIN pg_namespace rn ON rn.oid = rp.pronamespace
+    return f"""(SELECT {routine_label("rn.nspname", "rp")} FROM pg_proc rp JOIN pg_namespace rn ON rn.oid = rp.pronamespace
                WHERE rp.oid = {oid})"""
 
 
 def operator(oid: str) -> str:
     """The name of an operator as CREATE OPERATOR takes it."""
-    return f"""(SELECT CASE WHEN xn.nspname IN ('pg_catalog', %(schema)s) THEN xo.oprname::text
+    return f"""(SELECT CASE WHEN pg_operator_is_visible(xo.oid) THEN xo.oprname::text
                             ELSE 'OPERATOR(' || {spelt("xn.nspname")} || '.' || xo.oprname || ')' END
                FROM pg_operator xo JOIN pg_namespace xn ON xn.oid = xo.oprnamespace WHERE xo.oid = {oid})"""
 
 
 def named(catalog: str, prefix: str, oid: str) -> str:
-    """The name of an object of a catalog; one of the application's schema or of the system is without a schema."""
-    return f"""(SELECT CASE WHEN nn.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE {spelt("nn.nspname")} || '.' END || {spelt(f"no.{prefix}name")}
+    """The name of an object of a catalog, with its schema unless the name alone means it."""
+    return f"""(SELECT CASE WHEN {catalog}_is_visible(no.oid) THEN '' ELSE {spelt("nn.nspname")} || '.' END || {spelt(f"no.{prefix}name")}
                FROM {catalog} no JOIN pg_namespace nn ON nn.oid = no.{prefix}namespace WHERE no.oid = {oid})"""
 
 
 def collation(oid: str) -> str:
-    """The name of a collation; one of the application's schema or of the system is without a schema."""
-    return f"""(SELECT CASE WHEN cn.nspname IN ('pg_catalog', %(schema)s) THEN '' ELSE quote_ident(cn.nspname) || '.' END || quote_ident(co.collname)
+    """The name of a collation, with its schema unless the name alone means it."""
+    return f"""(SELECT CASE WHEN pg_collation_is_visible(co.oid) THEN '' ELSE quote_ident(cn.nspname) || '.' END || quote_ident(co.collname)
                FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = {oid})"""
 
 
 FUNCTION_PATH = f"""CASE p.prokind WHEN 'p' THEN 'procedure ' WHEN 'a' THEN 'aggregate ' WHEN 'w' THEN 'window function ' ELSE 'function ' END
-           || {label("n.nspname", "p.proname")} || '(' || array_to_string(ARRAY(
+           || {routine_label("n.nspname", "p")} || '(' || array_to_string(ARRAY(
                SELECT format_type(a.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (type, n) ORDER BY a.n), ', ') || ')'"""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         equivalence,
         explained,
         extension_members,
+        hidden_names,
         inherited,
         made_anew,
         not_inherited,
@@ -48,6 +49,7 @@ else:
     equivalence = later("pgvigil.validate.diff.equivalence")
     explained = later("pgvigil.validate.diff.explained")
     extension_members = later("pgvigil.validate.diff.extension_members")
+    hidden_names = later("pgvigil.validate.diff.hidden_names")
     inherited = later("pgvigil.validate.diff.inherited")
     made_anew = later("pgvigil.validate.diff.made_anew")
     not_inherited = later("pgvigil.validate.diff.not_inherited")
@@ -95,6 +97,11 @@ class Comparison:
         server = self.found.server
         if server and 0 < self.declaration.major < server.major and self.found.schema == "public":
             self.expected = pg_dump_gaps.carried(self.expected, self.declaration.major, server.major)
+        another = server is not None and self.declaration.major not in (0, server.major)
+        if self.declaration.complete and (another or self.declaration.schema != self.found.schema):
+            self.expected, self.roots = hidden_names.as_called_here(
+                self.expected, self.roots, self.found, self.declaration.schema
+            )
         self.renames = (
             renamed.unless_any(self.expected, self.marks, self.found)
             or renames.Search(self.expected, self.roots, self.marks, self.found, builder.comes_later).run()

@@ -25,7 +25,7 @@ _ALIASES = {
     "bool": "boolean",
     "decimal": "numeric",
 }
-_ALIAS = re.compile(rf"\b({'|'.join(_ALIASES)})\b")
+_ALIAS = re.compile(rf"(?<![\w.])({'|'.join(_ALIASES)})(?![\w.])")  # a schema before it: one of somebody's
 _LITERAL = re.compile("""('(?:[^']|'')*'|"(?:[^"]|"")*")""")
 _REFERENCES = re.compile(r"([^()\s]+)\s*\(([^()]+)\)")
 SIGNATURE = re.compile(r'((?:"(?:[^"]|"")*"|[^"()\s])+)\((.*)\)', re.DOTALL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgvigil import input_files
 from pgvigil.errors import UsageError
-from pgvigil.validate.catalog.identifiers import first_parenthesis, schema_of, spelt_as_sql
+from pgvigil.validate.catalog.identifiers import first_parenthesis, schema_of, spelt_as_callable, spelt_as_sql
 from pgvigil.validate.spec import yaml_binding
 from pgvigil.validate.spec.document import SIGNATURE, WORD, Document, Function, Spec, Table, spelt
 
@@ -23,7 +23,7 @@ def load_spec(path: Path, raw: bytes | None = None) -> Spec:
         identity = key
         if not document.complete:
             name, types = signature(key)
-            identity = f"{name}({', '.join(types)})"
+            identity = f"{spelt_as_callable(name)}({', '.join(types)})"
         if identity in functions:
             raise UsageError(f"{path}:{function.line}: function {identity} is declared twice", "Remove one.")
         functions[identity] = function
