@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from conftest import PROJECT, Database, Make, Run, application, give, nobody, wait_until
 from pgvigil.errors import ConnectError
-from pgvigil.live import ExecutionTracker, Recorder, literals, redact, redact_query
+from pgvigil.live import ExecutionTracker, Recorder, literals, redact
 from pgvigil.live.executions import classify
 
 pytestmark = pytest.mark.client_side
@@ -312,10 +312,10 @@ FRAGMENTS = [
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
 def test_quick_look_at_a_text_overlooks_no_secret(text: str) -> None:
-    shown = redact.hide_secrets(text), redact_query.hide_secrets_of_query(text)
+    shown = redact.hide_secrets(text), redact.hide_secrets_of_query(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redact, "is_harmless", lambda _: False)
-        assert (redact.hide_secrets(text), redact_query.hide_secrets_of_query(text)) == shown
+        assert (redact.hide_secrets(text), redact.hide_secrets_of_query(text)) == shown
 
 
 def test_no_secret_of_parameters_message_or_query_reaches_the_database(world: World) -> None:
@@ -360,7 +360,7 @@ def test_tracker_told_so_stores_no_literal(world: World) -> None:
 def test_no_text_takes_long_to_look_through(query: str) -> None:
     began = os.times().user
     redact.document(query)
-    redact_query.hide_secrets_of_query(query)
+    redact.hide_secrets_of_query(query)
     literals.normalize_literals(query, "mysql")
     literals.normalize_literals(query, "postgresql")
     assert os.times().user - began < 5  # quadratic would be minutes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgvigil.live import literals, redact, redact_query
+from pgvigil.live import literals, redact
 
 pytestmark = pytest.mark.client_side
 
@@ -247,7 +247,7 @@ VALUES = [
 @pytest.mark.parametrize(("query", "stored"), QUERIES)
 def test_secrets_of_a_query_are_hidden_and_its_other_literals_kept(query: str, stored: str) -> None:
     assert "s3cret" not in stored
-    assert redact_query.hide_secrets_of_query(query) == stored
+    assert redact.hide_secrets_of_query(query) == stored
 
 
 @pytest.mark.parametrize(("message", "stored"), MESSAGES)
@@ -448,14 +448,14 @@ def test_a_statement_keeps_no_secret_however_it_is_spelt(statement: str) -> None
         query
         for space in SPACES
         for literal in LITERALS
-        if "s3cret" in redact_query.hide_secrets_of_query(query := statement.replace("@", space).replace("$1", literal))
+        if "s3cret" in redact.hide_secrets_of_query(query := statement.replace("@", space).replace("$1", literal))
     ]
     assert kept == []
 
 
 @pytest.mark.parametrize("query", SECRETS_ELSEWHERE)
 def test_a_secret_of_another_program_or_server_is_hidden(query: str) -> None:
-    assert "s3cret" not in redact_query.hide_secrets_of_query(query)
+    assert "s3cret" not in redact.hide_secrets_of_query(query)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ MAKERS: dict[str, Callable[[int], str]] = {
 }
 FUNCTIONS: dict[str, Callable[[str], object]] = {
     "hide_secrets": redact.hide_secrets,
-    "hide_secrets_of_query": redact_query.hide_secrets_of_query,
+    "hide_secrets_of_query": redact.hide_secrets_of_query,
     "normalize_literals, standard": lambda text: literals.normalize_literals(text, "postgresql"),
     "normalize_literals, other": lambda text: literals.normalize_literals(text, "mysql"),
     "hide_values": lambda text: redact.hide_values(text, None),

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
-from pgvigil.live import redact, redact_query
+from pgvigil.live import redact
 from pgvigil.live.records import (
     EXECUTION,
     LONGEST_MESSAGE,
@@ -132,7 +132,7 @@ class Encoder:
 
 def shown_query(text: str) -> str:
     """Return a statement as it is stored."""
-    return redact_query.hide_secrets_of_query(redact.storable(text[:LONGEST_QUERY]))
+    return redact.hide_secrets_of_query(redact.storable(text[:LONGEST_QUERY]))
 
 
 def _remember(known: dict[Any, str], key: Any, value: str) -> str:

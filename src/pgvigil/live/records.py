@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from pgvigil.live import literals, redact, redact_query
+from pgvigil.live import literals, redact
 
 METRIC: Final = 0
 PERFORMANCE: Final = 1
@@ -154,7 +154,7 @@ def execution(
             raise ValueError(f"execution_time is {execution_time}: use 0 to {_LONGEST_EXECUTION} seconds")
     ended = _nanoseconds(completed_at)
     began = _nanoseconds(started_at) if started_at else max(ended - round((execution_time or 0) * 1e9), _FIRST)
-    text = redact_query.hide_secrets_of_query(redact.storable(query[:LONGEST_QUERY]))
+    text = redact.hide_secrets_of_query(redact.storable(query[:LONGEST_QUERY]))
     if normalize_literals:
         text = literals.normalize_literals(text, database_type)
     if len(query) > LONGEST_QUERY:

@@ -1,6 +1,6 @@
 """Redact queries: literals beside a name such as password, also in strings and comments, and passwords in URLs.
 
-As in redact, a text is cut into tokens once, from left to right, in time in proportion to it.
+As in redact_text, a text is cut into tokens once, from left to right, in time in proportion to it.
 
 More than 400 lines, because one loop over the tokens holds all that is known at each of them.
 """
@@ -22,7 +22,7 @@ from pgvigil.live.query_words import (
     PAIRING,
     ROLES,
 )
-from pgvigil.live.redact import (
+from pgvigil.live.redact_text import (
     HIDDEN,
     NUMBER_ONLY,
     WORD,
