@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, cast
 
 from pgvigil import argv, commands
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.options import Actions, add_action
 from pgvigil.commands.common.version import Version
 from pgvigil.errors import EXIT_CODES
@@ -35,6 +36,24 @@ _NO_COMMAND = "the following arguments are required: COMMAND"
 def _near(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.partition("=")[0], list(choices), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+class _ByGroup(argparse.RawDescriptionHelpFormatter):
+    """Shows commands under the headings of their groups."""
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        for action in actions:
+            groups = {
+                command.dest: commands.load(command.dest).GROUP for command in self._iter_indented_subactions(action)
+            }
+            if not groups:
+                self.add_argument(action)
+            for group in Group if groups else ():
+                self.start_section(group)
+                for command in self._iter_indented_subactions(action):
+                    if groups[command.dest] is group:
+                        self.add_argument(command)
+                self.end_section()
 
 
 def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -65,7 +84,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     whole = Parser(
         prog="pgvigil", description="Adds monitoring of sessions to a PostgreSQL database, and keeps its schema, jobs and backups in order.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG, formatter_class=_ByGroup, allow_abbrev=False,
     )  # fmt: skip
     whole.add_argument(
         "--version",
@@ -74,7 +93,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         words=words,
         help="print the version, the schema's, and those of server and database",
     )
-    verbs = cast("Actions", whole.add_subparsers(required=True, metavar="COMMAND"))
+    verbs = cast("Actions", whole.add_subparsers(required=True, metavar="COMMAND", title="commands"))
     names = commands.names()
     for name in list(words[:1]) if words and words[0] in names else names:
         verb = commands.load(name)

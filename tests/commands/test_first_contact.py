@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT, REVISIONS, Database, Run
-from pgvigil import __version__, argv, connect_advice, text
+from pgvigil import __version__, argv, commands, connect_advice, text
 from pgvigil.backup import pg_tools
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.version import lines
 from pgvigil.commands.health import text as health_text
 from pgvigil.diagnostics.health import Check, Health
@@ -72,6 +73,15 @@ def test_help_lists_every_page_and_prints_one(call: Run) -> None:
         assert re.search(rf"^  {page.stem} +\S", listed, re.MULTILINE)
     assert call("pgvigil", "help", "dba").stdout == (PROJECT / "docs/dba.md").read_text()
     assert call("pgvigil", "help", "docs/dba.md").stdout.startswith("# For the DBA")
+
+
+def test_help_shows_each_command_once_and_under_what_it_is_for(call: Run) -> None:
+    shown = call("pgvigil", "--help").stdout.partition("\ncommands:\n")[2].partition("\nexit codes:\n")[0]
+    headings = re.findall(r"^  (\S.*):$", shown, re.MULTILINE)
+    listed = re.findall(r"^    ([a-z-]+)(?: |$)", shown, re.MULTILINE)
+    assert headings == list(Group)
+    assert sorted(listed) == commands.names()
+    assert shown.index("\n    restore ") < shown.index(f"\n  {Group.JOBS}:\n") < shown.index("\n    maintain ")
 
 
 def test_help_of_a_command_without_a_page_is_its_usage(call: Run) -> None:

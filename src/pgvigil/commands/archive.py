@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, page, quoted
 
 if TYPE_CHECKING:
     from pgvigil.archives.catalogue import Archive, Verified
 
+GROUP = Group.JOBS
 SUMMARY = "archives of dropped rows: list, verify, restore, erase a session"
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import one_line, page, print_report, quoted
 
 if TYPE_CHECKING:
     from pgvigil.backup.catalogue import Entry, Pruned
 
+GROUP = Group.BACKUPS
 SUMMARY = "verified backups: create, list, verify, prune, record"
 
 _STYLES = {

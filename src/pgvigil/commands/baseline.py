@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted
 
+GROUP = Group.OWN
 SUMMARY = "record a project's files as being in a database that has what they make"
 
 

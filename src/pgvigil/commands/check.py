@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from pgvigil import project
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import PgvigilError
 from pgvigil.text import counted
 
 if TYPE_CHECKING:
     from pgvigil.projects.chain import ProjectChain
 
+GROUP = Group.OWN
 SUMMARY = "build and revert a project's files on a throw-away server, and compare them with its spec"
 
 

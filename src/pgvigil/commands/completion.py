@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Iterator
 
 from pgvigil import project
+from pgvigil.commands.common.groups import Group
 
+GROUP = Group.PROGRAM
 SUMMARY = "print the completion of a shell, for its start-up file"
 
 # Words before the cursor that are options, or values of options, are not part of the way to a command.

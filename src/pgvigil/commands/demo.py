@@ -7,8 +7,10 @@ import sys
 
 from pgvigil import database
 from pgvigil.commands import serve
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import ConnectError, UsageError
 
+GROUP = Group.WEB
 SUMMARY = "show the dashboard over made-up data, on a server that ends with the command"
 _DATABASE = "shop"
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, page, print_report
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pgvigil.diagnostics.plans.explain import Explanation
     from pgvigil.diagnostics.plans.plan_tree import Node
 
+GROUP = Group.LOOK
 SUMMARY = "run a statement once, rolled back, and report what is wrong with its plan; exit 1 if something is"
 
 _STYLES = {"^warning(?= )": "yellow", "^note(?= )": "cyan", "^ {10}fix: .*": "cyan", "█+": "cyan"}

@@ -12,6 +12,7 @@ import psycopg
 
 from pgvigil import database
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import block, quoted
@@ -19,6 +20,7 @@ from pgvigil.text import block, quoted
 if TYPE_CHECKING:
     from pgvigil.projects.config import Config
 
+GROUP = Group.OWN
 SUMMARY = "run any migration command under a run lock, after a verified backup, with its lock waits bounded"
 
 _KEYS: dict[str, Any] = {"command": list, "retry": bool, "max_wait_ms": (int, float), "application_name": str}

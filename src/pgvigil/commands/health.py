@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
 from pgvigil.commands.common.called import as_called
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, page, print_report
 
 if TYPE_CHECKING:
     from pgvigil.diagnostics.health import Check, Health, Repair
 
+GROUP = Group.LOOK
 SUMMARY = "check the database: integrity, jobs, load, settings; exit 1 when something is wrong"
 
 _FIX = re.compile(r"^( {10}fix: )(.*)$", re.MULTILINE)

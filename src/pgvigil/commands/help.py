@@ -8,9 +8,11 @@ import re
 import sys
 
 from pgvigil import commands, project
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import UsageError
 from pgvigil.text import trusted, visible
 
+GROUP = Group.PROGRAM
 SUMMARY = "print a page of the documentation, or the help of a command"
 _TOO_LONG = ("reference",)  # generated, and listed last: a person looks up a table there
 

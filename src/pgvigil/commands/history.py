@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 
+GROUP = Group.LOOK
 SUMMARY = "history over any time, from tables and archives: performance, executions, sessions, hand-offs, one session"
 FORMATS = ("text", "json", "csv", "svg")
 

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 from pgvigil import project
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import MigrationError, UsageError
 
+GROUP = Group.OWN
 SUMMARY = "begin a project for migrations of your own: its file, and a first migration where there is none"
 
 

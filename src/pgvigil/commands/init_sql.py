@@ -6,8 +6,10 @@ import argparse
 
 from pgvigil import project
 from pgvigil.commands.common import output
+from pgvigil.commands.common.groups import Group
 from pgvigil.visible_sql import print_sql
 
+GROUP = Group.SCHEMA
 SUMMARY = "print the script that builds the schema with psql alone"
 
 

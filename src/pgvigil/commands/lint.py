@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pgvigil import database
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import UsageError
 from pgvigil.text import trusted
 
+GROUP = Group.OWN
 SUMMARY = "run migration files on a temporary server and report what each statement locks, rewrites and reads"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgvigil import project
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, one_line, page, print_report
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pgvigil.maintenance.consent import Effect, Preview
     from pgvigil.maintenance.job_runner import Job
 
+GROUP = Group.JOBS
 SUMMARY = "the regular jobs: preview and accept them, run one now, run what is due, watch, their status"
 
 _STYLES = {

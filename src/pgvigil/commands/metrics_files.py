@@ -7,8 +7,10 @@ from importlib import resources
 from pathlib import Path
 
 from pgvigil import input_files
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import UsageError
 
+GROUP = Group.WEB
 SUMMARY = "write alert rules, their tests and a Grafana dashboard into a directory"
 _FILES = ("prometheus/rules.yml", "prometheus/rules_test.yml", "grafana/pgvigil.json")
 

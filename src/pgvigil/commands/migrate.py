@@ -12,6 +12,7 @@ import psycopg
 
 from pgvigil import database
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import PgvigilError, UsageError
 from pgvigil.text import counted, one_line, page
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pgvigil.migration.chain import Run
     from pgvigil.migration.plan_report import Plan, Table
 
+GROUP = Group.SCHEMA
 SUMMARY = "bring an existing database to the schema: backup, migrations, validation"
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from pgvigil import project
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import UsageError
 
 if TYPE_CHECKING:
     from pgvigil.projects.config import Config
 
+GROUP = Group.OWN
 SUMMARY = "write the files of a new migration: of pgvigil's own, or of a project"
 
 _VERSION = '''"""{title}"""

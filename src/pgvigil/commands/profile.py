@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import counted, page
 
 if TYPE_CHECKING:
     from pgvigil.diagnostics.plans.profile import Profile
 
+GROUP = Group.LOOK
 SUMMARY = "run a statement several times, each rolled back, and report its times"
 
 

@@ -8,9 +8,11 @@ import subprocess
 
 from pgvigil import argv, project
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import BackupError, PreconditionError, UsageError
 
+GROUP = Group.LOOK
 SUMMARY = "open psql on the database; ends with psql's own exit code"
 
 

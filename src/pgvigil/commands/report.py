@@ -10,12 +10,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import one_line, page
 
 if TYPE_CHECKING:
     from pgvigil.diagnostics.report import Report
 
+GROUP = Group.LOOK
 SUMMARY = "report sessions, executions, operations, jobs, checks and anomalies of the last days"
 
 

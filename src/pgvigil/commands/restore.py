@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import block, counted, one_line
 
+GROUP = Group.BACKUPS
 SUMMARY = "replace a database by a backup of it; the replaced one is kept under another name"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 
+GROUP = Group.SCHEMA
 SUMMARY = "revert migrations, after a backup"
 
 

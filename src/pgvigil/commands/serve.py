@@ -14,6 +14,7 @@ import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pgvigil.web.access import Authorize
 
+GROUP = Group.WEB
 SUMMARY = "serve the dashboard, the HTTP API, health endpoints and /metrics; closed without a login"
 _GIVE_ONE = "Give one of --auth-token-file, --authorize, --trust-proxy; or --no-auth, on a loopback address only."
 

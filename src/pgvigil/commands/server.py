@@ -7,12 +7,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgvigil import database, project
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import ConnectError, PreconditionError
 from pgvigil.text import one_line
 
 if TYPE_CHECKING:
     from pgvigil.embedded import JobsProcess, PersistentServer
 
+GROUP = Group.PROGRAM
 SUMMARY = "the embedded server and the process that runs its jobs: start, stop, status, url"
 
 

@@ -7,9 +7,11 @@ import math
 
 from pgvigil import database
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.shipped import require_shipped
 
+GROUP = Group.LOOK
 SUMMARY = "SQLAlchemy sessions of all workers of an application; exit 3 when no worker reports"
 
 

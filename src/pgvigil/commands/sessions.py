@@ -9,9 +9,11 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
 
+GROUP = Group.LOOK
 SUMMARY = "sessions that are connected: list them, kill one, tail their statements (until Ctrl-C)"
 
 

@@ -6,8 +6,10 @@ import argparse
 
 from pgvigil import database, project
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import named_target
 
+GROUP = Group.SCHEMA
 SUMMARY = "build the schema in a new database, or validate the one that is there"
 
 

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.text import page, print_report
 
 if TYPE_CHECKING:
     from pgvigil.diagnostics.sizes import Sizes
 
+GROUP = Group.LOOK
 SUMMARY = "print the size of each table with its partitions, indexes and dead rows"
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from pgvigil import database, project
 from pgvigil.commands.common import options, output
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import UsageError
 from pgvigil.text import print_script
 from pgvigil.visible_sql import print_sql
 
+GROUP = Group.OWN
 SUMMARY = "specs of any database: write one, and make docs, tests or a JSON Schema from it"
 
 

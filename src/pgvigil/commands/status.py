@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from pgvigil import database, project
 from pgvigil.commands.common import options, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 
 if TYPE_CHECKING:
     from pgvigil.projects.config import Config
 
+GROUP = Group.SCHEMA
 SUMMARY = "list the migrations and which are in the database"
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pgvigil import project
 from pgvigil.commands.common import options
+from pgvigil.commands.common.groups import Group
 from pgvigil.errors import UsageError
 
+GROUP = Group.WEB
 SUMMARY = "tokens for clients of pgvigil serve: create"
 
 

@@ -13,6 +13,7 @@ import psycopg
 
 from pgvigil import database, project
 from pgvigil.commands.common import options, output, runs
+from pgvigil.commands.common.groups import Group
 from pgvigil.commands.common.target import required_target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.text import trusted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pgvigil.projects.config import Config
     from pgvigil.validate.report.model import Report
 
+GROUP = Group.SCHEMA
 SUMMARY = "compare the live schema with the spec"
 
 
