@@ -1,6 +1,7 @@
 """The cost of the watch for applications: ours against the bare table, the obvious design and two audit triggers.
 
     scripts/bootstrap.sh test benchmarks/hot_path.py [--bindir DIR …] [--rounds 7] [--seconds 2] [--events 3000000] [--durable]
+                                                     [--before CHECKOUT --designs ours]
 
 Each design has a database of its own on one throw-away server, with 100,000 sessions; ours and the obvious one begin with
 --events of the past year in their trail, as an application has that has been there for a while. In each round every design
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Suite:
     bulk: dict[str, str]
     rest: str  # before each run of single rows
     base: str  # the design that the others' speed is measured against
+    checkouts: dict[str, Path] = field(default_factory=dict)  # of a design that is set up from another one
 
     @property
     def works(self) -> list[str]:
@@ -143,7 +145,7 @@ class Bench:
         ddl = self.suite.designs[design]
         if ddl.startswith("--"):
             setup = [sys.executable, "-P", "-m", "pgvigil", "setup", "--database-url", self.server.dsn(design)]
-            env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+            env = {**os.environ, "PYTHONPATH": str(self.suite.checkouts.get(design, ROOT) / "src")}
             subprocess.run(setup, check=True, capture_output=True, env=env)
         self.execute(design, ddl)
         self.execute(design, FILL.format(sessions))
@@ -264,6 +266,9 @@ def main(suite: Suite, description: str | None) -> None:
         )
     parser.add_argument("--durable", action="store_true", help="commit to disk, as PostgreSQL does by default")
     parser.add_argument("--designs", nargs="+", choices=suite.designs, default=list(suite.designs), metavar="DESIGN")
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="compare with pgvigil of another checkout as well"
+    )
     parser.add_argument("--works", nargs="+", choices=suite.works, default=suite.works, metavar="WORK")
     arguments = parser.parse_args()
     chosen = replace(
@@ -272,6 +277,15 @@ def main(suite: Suite, description: str | None) -> None:
         single={name: script for name, script in suite.single.items() if name in arguments.works},
         bulk={name: script for name, script in suite.bulk.items() if name in arguments.works},
     )
+    if arguments.before:
+        chosen = replace(
+            chosen,
+            designs={**chosen.designs, "before": suite.designs["ours"]},
+            past={**chosen.past, **({"before": suite.past["ours"]} if suite.past else {})},
+            checkouts={"before": arguments.before.resolve()},
+        )
+        if chosen.base not in chosen.designs:
+            chosen = replace(chosen, base="before")
     for bindir in arguments.bindir:
         measure(chosen, bindir, arguments.rounds, arguments.seconds, events=arguments.events, durable=arguments.durable)
 
