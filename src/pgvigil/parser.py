@@ -39,7 +39,7 @@ def _near(word: str, choices: Iterable[str]) -> str:
 
 
 class _ByGroup(argparse.RawDescriptionHelpFormatter):
-    """Shows commands under the headings of their groups."""
+    """Show commands under the headings of their groups."""
 
     def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
         for action in actions:

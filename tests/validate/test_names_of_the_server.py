@@ -118,7 +118,7 @@ def test_namesake_of_what_the_server_has_is_repaired_and_the_server_s_own_is_lef
 
 @pytest.mark.client_side
 def test_function_that_a_newer_server_has_itself_meets_its_old_spec(database: Any, tmp_path: Path) -> None:
-    """uuidv7() came with PostgreSQL 18, and was the function of many a schema public before."""
+    """PostgreSQL 18 brought a function uuidv7(), which many schemas had of their own before."""
     ddl = """CREATE FUNCTION public.uuidv7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()';
              REVOKE EXECUTE ON FUNCTION public.uuidv7() FROM PUBLIC;
              CREATE TABLE public.t (id uuid DEFAULT public.uuidv7(), CHECK (id <> public.uuidv7()));

@@ -1,4 +1,4 @@
-"""Headings of `pgvigil --help`, in this order: what a command is for."""
+"""The headings of `pgvigil --help`, in this order."""
 
 from enum import StrEnum
 

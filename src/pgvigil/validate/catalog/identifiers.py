@@ -23,7 +23,7 @@ RESERVED = frozenset(
 )
 
 
-# Key words that stand for types and calls of the grammar: a type or a routine of the same name is called by it in quotes.
+# Key words that the grammar takes for types and calls: a type or a routine of the same name is called by it in quotes.
 # In no version are there others.
 OF_GRAMMAR = frozenset(
     """

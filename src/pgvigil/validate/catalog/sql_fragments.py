@@ -33,7 +33,7 @@ def spelt(name: str) -> str:
 
 
 def callable_name(name: str) -> str:
-    """Return SQL that prints the name of a type or a routine, which in quotes alone is no type or call of the grammar."""
+    """Return SQL that prints the name of a type or a routine: in quotes if the grammar takes the word for something else."""
     return f"""CASE WHEN {name} = ANY (%(of_grammar)s::text[]) THEN '"' || {name} || '"' ELSE {spelt(name)} END"""
 
 
@@ -47,7 +47,7 @@ def label(schema: str, shown: str, visible: str) -> str:
 
 
 def relation_label(schema: str, relation: str) -> str:
-    """`relation` is a row of pg_class. To begin with pg_ is the mark of those of the server itself."""
+    """Return an expression for the name of `relation`, a row of pg_class. Relations of the server itself begin with pg_."""
     visible = f"(NOT starts_with({relation}.relname::text, 'pg_') OR pg_table_is_visible({relation}.oid) IS NOT FALSE)"
     return label(schema, spelt(f"{relation}.relname"), visible)
 

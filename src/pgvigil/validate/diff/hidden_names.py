@@ -1,4 +1,4 @@
-"""Objects that another server calls by another name: one of the system of that name came or went with the version, or their
+"""Match objects that another server calls by another name: the server has an object of that name only in one version, or the
 schema has another name.
 
 A function uuidv7() of schema public is `uuidv7()` up to PostgreSQL 17, and `public.uuidv7()` beside the server's own.

@@ -1,7 +1,7 @@
 """The patterns of paths: kind, names, the rest, and the role of a right are each matched by themselves.
 
 A text within a quoted name is part of that name: a trigger called `"table pgvigil.legacy_x"` is not a table, and a rule
-for tables does not cover it. Only `*` and `?` stand for other characters: brackets are those of `integer[]`, so that each path
+for tables does not cover it. Only `*` and `?` match other characters: brackets are those of `integer[]`, so that each path
 covers its own object.
 """
 
