@@ -191,7 +191,7 @@ _FOREIGN = """
     UNION ALL
     SELECT 'column ' || a.attname || ' of ' || o.oid::regclass::text || ' has type ' || format_type(a.atttypid, NULL)
     FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
-    JOIN pg_type t ON t.oid = a.atttypid
+    JOIN pg_type t ON t.oid = a.atttypid JOIN pg_roles r ON r.oid = t.typowner AND NOT r.rolsuper
     WHERE t.typnamespace <> 'pg_catalog'::regnamespace AND NOT (t.typnamespace = ANY (ARRAY(SELECT oid FROM schemas)) AND t.typtype = 'e')
       AND (NOT o.is_application OR a.attname = ANY (%(columns)s))
     UNION ALL

@@ -108,7 +108,7 @@ def test_what_is_unqualified_is_found(body: str) -> None:
 
 def unqualified(body: str) -> list[str]:
     """Return the names in a plpgsql body that depend on the path: operators, functions, types and tables."""
-    code = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "''", body)
+    code = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "''", body.replace("#variable_conflict use_variable", ""))
     code = re.sub(r"OPERATOR\(pg_catalog\.[^)]+\)", "", code)
     code = (
         code.replace("(*)", "")

@@ -110,11 +110,11 @@ def require_fit(conn: psycopg.Connection, schema: str) -> None:
 
 def _refused_update(conn: psycopg.Connection, schema: str) -> str | None:
     """Return why the server refuses every UPDATE of sessions, as it does where a publication sends a table whose rows have no replica
-    identity. It says so before it looks for rows.
+    identity. It says so before it looks for rows. Missing rights and locks of others are reported by what comes next.
     """
     table = compose.Identifier(schema, "sessions").as_string(conn)
     try:
-        with conn.transaction():
+        with conn.transaction(force_rollback=True):
             conn.execute(f"EXPLAIN UPDATE {table} SET status = status WHERE false".encode())
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         more = "; ".join(filter(None, (error.diag.message_detail, error.diag.message_hint)))
@@ -123,4 +123,6 @@ def _refused_update(conn: psycopg.Connection, schema: str) -> str | None:
         )
     except psycopg.errors.InvalidColumnReference as error:  # a filter or a list of columns of a publication
         return f"the server refuses to update rows of table {table}: {error.diag.message_primary} ({error.diag.message_detail})"
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+        return None
     return None
