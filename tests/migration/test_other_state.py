@@ -57,7 +57,7 @@ def test_command_names_what_is_another_state_of_pgvigil(
 ) -> None:
     statements, commands, words = CASES[case]
     fresh.execute(statements)
-    # A superuser would be told that it is another function, and that nothing was called.
+    # To a superuser it would be another function, which is not called at all.
     url = make_conninfo(fresh.url, options="-c role=pgvigil_owner") if "function" in case else fresh.url
     for command in commands:
         code = cli.main([*command.split(), "--database-url", url])
