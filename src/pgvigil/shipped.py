@@ -256,7 +256,8 @@ def require_shipped(conn: psycopg.Connection[Any]) -> None:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ConnectError(
             f"objects of pgvigil are not as pgvigil made them, and would run with the rights of {conn.info.user}: {'; '.join(found[:5])}{more}",
-            "Nothing of them was called. See what changed as the owner of the tables, who may run them: pgvigil validate.",
+            "Nothing of them was called. See what changed as the owner of the tables, who may run them: pgvigil validate. If another state"
+            " of pgvigil made this database, set it up again, or restore the backup from before pgvigil and migrate that.",
         )
 
 
