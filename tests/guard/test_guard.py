@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -533,10 +533,14 @@ def test_a_supervisor_that_is_killed_takes_the_command_with_it(orders: Database,
         thread.start()
         waiting = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
         wait_until(lambda: orders.execute(f"{waiting} AND clock_timestamp() - waitstart > interval '1 s'"))
-        for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-            for pid in child.read_text().split():
-                if b"pgvigil.guard.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(int(pid), signal.SIGKILL)
+        killed = []
+        for children in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+            with suppress(OSError):  # a thread that has ended since has none
+                for pid in children.read_text().split():
+                    if b"pgvigil.guard.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(int(pid), signal.SIGKILL)
+                        killed.append(pid)
+        assert len(killed) == 1
         thread.join()
         wait_until(lambda: not orders.execute(waiting))
     assert done[0].returncode == 7
