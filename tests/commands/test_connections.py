@@ -25,7 +25,7 @@ from pgvigil import database as connections
 from pgvigil.backup import pg_tools
 from pgvigil.diagnostics.health import Check, Health
 from pgvigil.embedded import Server
-from pgvigil.errors import ConnectError
+from pgvigil.errors import BackupError, ConnectError
 
 MIGRATE = "scripts/run-migration.sh"
 
@@ -251,6 +251,25 @@ def test_a_client_program_without_a_server_is_no_connection(tmp_path: Path, why:
     (tmp_path / "pg_dump").chmod(0o700)
     with pytest.raises(ConnectError, match=f"because it could not connect:\n.*{why}"):
         pg_tools.run([str(tmp_path / "pg_dump")], connections.parse_url("host=nowhere", "a test"), "it failed")
+
+
+@pytest.mark.client_side
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("pg_dump: error: could not write to output file: No space left on device", "Free space, or choose another directory"),
+        ('pg_dump: error: query failed: ERROR:  permission denied for table "storage space"', "Nothing was changed."),
+        ('pg_dump: detail: ERROR:  could not extend file "base/5/1": No space left on device', "Nothing was changed."),
+    ],
+)  # fmt: skip
+def test_another_directory_is_proposed_where_the_disk_of_this_machine_is_full(
+    tmp_path: Path, said: str, hint: str
+) -> None:
+    (tmp_path / "pg_dump").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    (tmp_path / "pg_dump").chmod(0o700)
+    with pytest.raises(BackupError) as raised:
+        pg_tools.run([str(tmp_path / "pg_dump")], connections.parse_url("host=nowhere", "a test"), "it failed")
+    assert raised.value.hint.startswith(hint)
 
 
 @pytest.mark.client_side
@@ -654,6 +673,39 @@ def test_rows_hidden_from_their_owner_stop_a_migration_before_the_backup(call: R
     assert f'CREATE POLICY pgvigil_owner ON public.sessions TO "owner of {owned.name}" USING (true);' in done.stderr
     assert "backing up" not in done.stderr
     assert owned.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
+TENANTS = FORCED.replace(", FORCE ROW LEVEL SECURITY", "")
+
+
+@pytest.mark.client_side
+def test_rows_hidden_from_who_stands_in_for_a_superuser_stop_a_migration(call: Run, existing: Database) -> None:
+    existing.execute(TENANTS)
+    done = call("pgvigil", "migrate", "--database-url", existing.url)
+    assert done.returncode == 4
+    assert 'row security hides rows of public.sessions from role "pgvigil_owner"' in done.stderr
+    assert 'CREATE POLICY pgvigil_jobs ON public.sessions TO "pgvigil_owner" USING (true);  -- or let' in done.stderr
+    assert existing.execute("SELECT to_regnamespace('pgvigil')") == [(None,)]
+
+
+@pytest.mark.client_side
+def test_with_a_policy_for_who_stands_in_for_a_superuser_a_migration_works(
+    call: Run, existing: Database, migrated: Database
+) -> None:
+    assert migrated.execute("SELECT to_regrole('pgvigil_owner')") != [(None,)]  # made here if nobody had made it
+    existing.execute(f"{TENANTS}; CREATE POLICY pgvigil_jobs ON sessions TO pgvigil_owner USING (true)")
+    for words in (("migrate", "--backup", "none"), ("maintain", "accept", "all"), ("maintain", "run", "expiry")):
+        done = call("pgvigil", *words, "--database-url", existing.url)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+def test_a_role_that_is_not_there_yet_sees_what_a_policy_shows_to_everybody(existing: Database) -> None:
+    existing.execute(TENANTS)
+    with existing.connect() as conn:
+        hidden = connections.see_all_rows(conn, ["public"], instead="not there yet")
+        assert [(one.table, one.role, one.is_owner) for one in hidden] == [("public.sessions", "not there yet", False)]
+        conn.execute("ALTER POLICY tenant ON sessions USING (true)")
+        assert connections.see_all_rows(conn, ["public"], instead="not there yet") == []
 
 
 @pytest.mark.client_side

@@ -24,6 +24,8 @@ _LOST = re.compile(
     "|SSL SYSCALL error|no connection to the server"
 )
 _NO_CONNECTION = re.compile("connection to server (at|on) .* failed: ")
+# The disk of this machine, not that of the server, whose errors come with "ERROR:".
+_FULL = re.compile(r"^(?!.*ERROR:).*(?:No space left on device|Disk quota exceeded)", re.MULTILINE)
 INSTALL = (
     "Install the PostgreSQL client programs of the server's version or newer (Debian: apt-get install postgresql-client), "
     "or set PGVIGIL_PG_BIN to their directory. Nothing was changed."
@@ -167,7 +169,7 @@ def run(
                 "Check that the server is running, then run this again. Nothing was changed.",
             )
         raise BackupError(
-            f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if "space" in words else "Nothing was changed."
+            f"{what}:\n  " + words.replace("\n", "\n  "), ELSEWHERE if _FULL.search(words) else "Nothing was changed."
         )
     return output
 

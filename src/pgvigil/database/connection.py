@@ -23,6 +23,7 @@ from pgvigil.database.libpq_files import require_files
 from pgvigil.database.poolers import BEGINS_WITHIN, WHO, again, answer, backend, require_session
 from pgvigil.database.settings import LIMITS, SESSION, SOCKET
 from pgvigil.database.target import Target
+from pgvigil.database.times import NearestTimeLoader
 from pgvigil.errors import ConnectError, PgvigilError, UsageError
 
 # One statement, which sets nothing if the backend is not the one that the connection began with. Every name is qualified,
@@ -80,6 +81,7 @@ def _pinned(conn: psycopg.Connection, within: float) -> psycopg.Connection:
     except BaseException:
         conn.close()
         raise
+    conn.adapters.register_loader("timestamptz", NearestTimeLoader)
     return conn
 
 

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-# For the connected role, and for each table's owner, whose rights pgvigil's functions have. A role sees all rows if, for every
-# command, a permissive policy for it is `true` and no restrictive one is anything else.
+# For the connected role, and for each table's owner, whose rights pgvigil's functions have, or for the role that stands in for an owner
+# who is a superuser; it may not be there yet. A role sees all rows if, for every command, a permissive policy for it is `true` and no
+# restrictive one is anything else.
 _ROW_SECURITY = """
+    WITH roles AS (
+        SELECT oid, rolname, rolsuper, rolbypassrls FROM pg_catalog.pg_roles
+        UNION ALL
+        SELECT 0, %(instead)s, false, false WHERE %(instead)s::name NOT IN (SELECT rolname FROM pg_catalog.pg_roles)
+    )
     SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, r.rolname, pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
            pg_catalog.bool_and(p.shows_all) AS sees_all
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_roles r ON r.rolname = current_user OR r.oid = c.relowner
+    JOIN roles o ON o.oid = c.relowner
+    JOIN roles r ON r.rolname = current_user OR r.oid = c.relowner OR (r.rolname = %(instead)s AND o.rolsuper)
     CROSS JOIN LATERAL (
         SELECT coalesce(bool_or(q.is_true) FILTER (WHERE q.polpermissive), false)
                AND coalesce(bool_and(q.is_true) FILTER (WHERE NOT q.polpermissive), true) AS shows_all
@@ -41,11 +48,14 @@ def hides_rows(error: psycopg.Error) -> bool:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A table, by its qualified name, whose policies may hide rows from a role; and true if that role owns it."""
+    """A table, by its qualified name, whose policies may hide rows from a role: true if it owns the table, or if it stands
+    in for an owner who is a superuser.
+    """
 
     table: str
     role: str
     is_owner: bool
+    stands_in: bool = False
 
     @property
     def remedies(self) -> list[str]:
@@ -56,16 +66,21 @@ class Hidden:
                 f"ALTER TABLE {self.table} NO FORCE ROW LEVEL SECURITY;",
                 f"CREATE POLICY pgvigil_owner ON {self.table} TO {role} USING (true);  -- or this",
             ]
-        return [f"CREATE POLICY pgvigil_jobs ON {self.table} TO {role} USING (true);  -- or connect as the owner"]
+        other = "let a role own the tables that is no superuser" if self.stands_in else "connect as the owner"
+        return [f"CREATE POLICY pgvigil_jobs ON {self.table} TO {role} USING (true);  -- or {other}"]
 
 
-def see_all_rows(conn: psycopg.Connection, schemas: Sequence[str] | None = None) -> list[Hidden]:
+def see_all_rows(
+    conn: psycopg.Connection, schemas: Sequence[str] | None = None, *, instead: str | None = None
+) -> list[Hidden]:
     """Turn row security on in this session if in these schemas it shows all rows; otherwise reading such a table raises
     an error.
 
-    Return the tables and roles for which rows may be hidden.
+    Return the tables and roles for which rows may be hidden. `instead` names the role that reads tables whose owner is a
+    superuser.
     """
-    rows = conn.execute(_ROW_SECURITY, {"schemas": None if schemas is None else list(schemas)}).fetchall()
-    hidden = [Hidden(table, role, owns) for table, role, owns, sees_all in rows if not sees_all]
+    names = {"schemas": None if schemas is None else list(schemas), "instead": instead}
+    rows = conn.execute(_ROW_SECURITY, names).fetchall()
+    hidden = [Hidden(table, role, owns, role == instead) for table, role, owns, sees_all in rows if not sees_all]
     conn.execute(f"SET row_security = {'on' if rows and not hidden else 'off'}")
     return hidden

@@ -11,7 +11,7 @@ from psycopg import sql as compose
 from pgvigil import database, project
 from pgvigil.errors import PreconditionError
 from pgvigil.migration import preflight
-from pgvigil.owner import require_closed_owner
+from pgvigil.owner import OWN_ROLE, require_closed_owner
 from pgvigil.validate import check_application_tables, load_spec
 
 MINIMUM_SERVER = 14
@@ -58,14 +58,17 @@ def require_primary(conn: psycopg.Connection) -> None:
 def require_all_rows(conn: psycopg.Connection, schema: str) -> None:
     """Raise PreconditionError where row security may hide rows of the application's tables or of ours.
 
-    Both this role is meant and the owner of the tables, as whom functions of pgvigil run.
+    Both this role is meant and the owner of the tables, or pgvigil_owner instead of a superuser, as whom functions of
+    pgvigil run.
     """
-    hidden = database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"])
+    hidden = database.see_all_rows(conn, [schema, "pgvigil", "instrumentation"], instead=OWN_ROLE)
     if not hidden:
         return
     tables = ", ".join(dict.fromkeys(one.table for one in hidden))
     roles = {one.role: one.is_owner for one in hidden}
     ways = [statement for one in hidden for statement in one.remedies]
+    if OWN_ROLE in roles and not one(conn, "SELECT %s::name IN (SELECT rolname FROM pg_roles)", OWN_ROLE):
+        ways.insert(0, f"CREATE ROLE {OWN_ROLE} NOLOGIN;")
     raise PreconditionError(
         f"row security hides rows of {tables} from {' and '.join(map(repr_role, roles))}: rows that cannot be seen would be taken "
         "for rows that are not there",
