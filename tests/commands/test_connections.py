@@ -679,7 +679,7 @@ TENANTS = FORCED.replace(", FORCE ROW LEVEL SECURITY", "")
 
 
 @pytest.mark.client_side
-def test_rows_hidden_from_who_stands_in_for_a_superuser_stop_a_migration(call: Run, existing: Database) -> None:
+def test_rows_hidden_from_who_acts_for_a_superuser_stop_a_migration(call: Run, existing: Database) -> None:
     existing.execute(TENANTS)
     done = call("pgvigil", "migrate", "--database-url", existing.url)
     assert done.returncode == 4
@@ -689,7 +689,7 @@ def test_rows_hidden_from_who_stands_in_for_a_superuser_stop_a_migration(call: R
 
 
 @pytest.mark.client_side
-def test_with_a_policy_for_who_stands_in_for_a_superuser_a_migration_works(
+def test_with_a_policy_for_who_acts_for_a_superuser_a_migration_works(
     call: Run, existing: Database, migrated: Database
 ) -> None:
     assert migrated.execute("SELECT to_regrole('pgvigil_owner')") != [(None,)]  # made here if nobody had made it

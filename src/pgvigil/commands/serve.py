@@ -19,6 +19,8 @@ from pgvigil.commands.common.target import required_target
 from pgvigil.database import Target
 from pgvigil.errors import ConnectError, PreconditionError, UsageError
 from pgvigil.owner import UNDER_SUPERUSER
+from pgvigil.owner import confined as confined_to
+from pgvigil.shipped import require_shipped
 from pgvigil.text import quoted
 
 if TYPE_CHECKING:
@@ -100,16 +102,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_no_superuser(target: Target) -> None:
-    """Raise PreconditionError for a superuser who would run code of the owner of the tables. Without a database nothing is known yet."""
+    """Raise PreconditionError for a superuser who would run code of the owner of the tables, or what a former member of
+    pgvigil_owner has left, and ConnectError if that replaced an object of ours. Without a database nothing is known yet.
+    """
     try:
-        with database.connect(Target({"connect_timeout": "2", **target.parameters}, target.source), "serve") as conn:
-            row = conn.execute(UNDER_SUPERUSER).fetchone()
+        conn = database.connect(Target({"connect_timeout": "2", **target.parameters}, target.source), "serve")
     except (ConnectError, psycopg.Error):
         return
-    if row:
+    with conn:
+        row = conn.execute(
+            f"SELECT u.rolsuper, ({UNDER_SUPERUSER}) FROM pg_catalog.pg_roles u WHERE u.rolname = current_user"
+        ).fetchone()
+        is_superuser, owner = row or (False, None)
+        if is_superuser and owner is None:
+            require_shipped(conn)
+            confined = confined_to(conn)
+            owner = confined.name if confined else None
+    if owner is not None:
         raise PreconditionError(
-            f"this service would run code of {quoted(row[0])}, the owner of the tables, with the rights of a superuser",
-            f"Connect as a member of pgvigil_admin, or as {quoted(row[0])}.",
+            f"this service would run code of {quoted(owner)}, the owner of the tables, with the rights of a superuser",
+            f"Connect as a member of pgvigil_admin, or as {quoted(owner)}.",
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-# For the connected role, and for each table's owner, whose rights pgvigil's functions have, or for the role that stands in for an owner
+# For the connected role, and for each table's owner, whose rights pgvigil's functions have, or for the role that acts for an owner
 # who is a superuser; it may not be there yet. A role sees all rows if, for every command, a permissive policy for it is `true` and no
 # restrictive one is anything else.
 _ROW_SECURITY = """
@@ -48,14 +48,14 @@ def hides_rows(error: psycopg.Error) -> bool:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A table, by its qualified name, whose policies may hide rows from a role: true if it owns the table, or if it stands
-    in for an owner who is a superuser.
+    """A table, by its qualified name, whose policies may hide rows from a role: true if it owns the table, or if it acts
+    for an owner who is a superuser.
     """
 
     table: str
     role: str
     is_owner: bool
-    stands_in: bool = False
+    acts_for_owner: bool = False
 
     @property
     def remedies(self) -> list[str]:
@@ -66,7 +66,7 @@ class Hidden:
                 f"ALTER TABLE {self.table} NO FORCE ROW LEVEL SECURITY;",
                 f"CREATE POLICY pgvigil_owner ON {self.table} TO {role} USING (true);  -- or this",
             ]
-        other = "let a role own the tables that is no superuser" if self.stands_in else "connect as the owner"
+        other = "let a role own the tables that is not a superuser" if self.acts_for_owner else "connect as the owner"
         return [f"CREATE POLICY pgvigil_jobs ON {self.table} TO {role} USING (true);  -- or {other}"]
 
 

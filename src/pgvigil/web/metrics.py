@@ -28,8 +28,8 @@ from pgvigil.web.sections import Sections
 from pgvigil.web.store import Connection, Store
 
 _KEPT: Final = 5.0  # seconds
-_BUDGET: Final = 1.0
-_TOTAL: Final = 2.0  # seconds; a collector has half of what is left of them, so that many that fail take no longer
+BUDGET: Final = 1.0
+TOTAL: Final = 2.0  # seconds; a collector has half of what is left of them, so that many that fail take no longer
 _COUNTED_EVERY: Final = 60.0  # seconds
 _NAMES: Final = 50
 _OTHER: Final = "other"
@@ -388,7 +388,7 @@ async def collect(store: Store, sections: Sections) -> list[Metric]:
             return list(_COLLECTORS[name](connection, store))
 
         nonlocal away
-        budget = min(_BUDGET, max(0.05, (began + _TOTAL - time.monotonic()) / 2))
+        budget = min(BUDGET, max(0.05, (began + TOTAL - time.monotonic()) / 2))
         try:
             if away:
                 raise problems.database_away()
