@@ -28,4 +28,6 @@ CIPHERS = frozenset(
     ["crypt", "hmac", "encrypt", "decrypt", "encrypt_iv", "decrypt_iv", "pgp_pub_decrypt", "pgp_pub_decrypt_bytea"]
     + [f"pgp_sym_{way}{of}" for way in ("encrypt", "decrypt") for of in ("", "_bytea")]
 )  # fmt: skip
+SIGNERS = frozenset(["sign", "verify"])  # of pgjwt; sign(-1) is of the server's own, and has no string
+SHELLS = frozenset(["program", "xp_cmdshell"])  # COPY … PROGRAM: a string after it is a command line
 OF_VALUES = frozenset(["value", "val", "setting", "content"])  # columns beside a column of names

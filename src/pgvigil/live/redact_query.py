@@ -21,6 +21,8 @@ from pgvigil.live.query_words import (
     OF_VALUES,
     PAIRING,
     ROLES,
+    SHELLS,
+    SIGNERS,
 )
 from pgvigil.live.redact_text import (
     HIDDEN,
@@ -71,6 +73,7 @@ _NAME_IN_COMMENT = re.compile(
 _KEY_OPERATOR = re.compile(r"(?:->>?|#>>?)\s*$")  # doc->>'password'
 _KEY_TEST = re.compile(r"(?:\?[|&]?|#-|[^-]-)\s*$")  # doc ? 'password'
 _USER_ALONE = re.compile(r"://[^\s:/@]*+:$")  # 'postgresql://u:' || 's3cret'
+_PROGRAM = re.compile(r"""[^\w/]*+([\w./-]++)(?=\s)""")  # the name of a command, before its arguments
 _DOUBLED = re.compile(r"''[^']++''")
 
 
@@ -171,6 +174,9 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             if (beside or hides_all or is_row) and not is_name:
                 spans.append(span)
                 by_string = False
+            elif previous in SHELLS and kind != "quoted":
+                program = _PROGRAM.match(query, inner[0] if kind == "dollar" else begin, at)
+                spans.append((begin, at, f"'{program[1]} {HIDDEN}'" if program else span[2]))
             elif named:
                 names, held = True, named
                 is_key = kind != "quoted" and bool(_KEY_OPERATOR.search(query, max(begin - 8, 0), begin))
@@ -255,6 +261,8 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     at = bare.end()
             elif word in CIPHERS and _OPENS.match(query, at, end):
                 beside, beside_depth, by_string, in_row = "secret", depth + 1, False, True
+            elif word in SIGNERS and _OPENS.match(query, at, end):
+                beside, beside_depth, by_string, in_row = "token", depth + 1, False, True
             elif word in PAIRING and _OPENS.match(query, at, end):
                 calls.append((depth + 1, len(literals)))
             elif (

@@ -24,7 +24,7 @@ Span = tuple[int, int, str]  # start, end, and the replacement
 _SIGN = re.compile(
     r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
     r"|(?:api|access|private|account|enc|encryption|client|server|signing|master|shared|aes)[^a-z0-9]?key|jwt|(?:otp|pw|auth|sig)[^a-z]"
-    r"|crypt|hmac|mysql|-u\s|--user|--proxy-user|eyj|scram-sha|gh[opsru]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_live_",
+    r"|crypt|hmac|program|xp_cmdshell|(?:sign|verify)\s*\(|mysql|-u\s|--user|--proxy-user|eyj|scram-sha|gh[opsru]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_live_",
 )
 
 _ESCAPED = re.compile(r"(?<!\\)\\++(?:(?:u00|x|\+0000|00)([4-7][0-9a-fA-F])|(1[0-7]{2}))")
