@@ -114,6 +114,12 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
         )
     if isinstance(error, psycopg.errors.QueryCanceled):
         return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
+    # Only SQL_ASCII lets such text in.
+    if isinstance(error, psycopg.errors.CharacterNotInRepertoire | psycopg.errors.UntranslatableCharacter):
+        return ConnectError(
+            f"a row holds text that is not valid in the encoding of this database: {words}",
+            "Find it with psql, and write it again as UTF-8: this command shows nothing until then.",
+        )
     if isinstance(error, psycopg.OperationalError):  # memory, disk, locks
         return ConnectError(f"the server could not answer: {words}", "Look at the server's log; then run this again.")
     return other_state.explain(error)

@@ -1,6 +1,7 @@
 """Create temporary databases and drop them: closed to other roles, marked by pgvigil, and only dropped with that mark.
 
 require_right(conn, purpose)                             refuses before the work that ends in one
+locale_of(conn, database) -> options                      encoding and locale, for make
 make(conn, name, owner=…, options=…) -> Scratch          closed from the start
 opened(target, scratch, purpose, pattern, log)           a connection to it; drops it in the end
 drop(target, scratch, log)                               if it is still the one that was created
@@ -52,6 +53,30 @@ def require_right(conn: psycopg.Connection, purpose: str, otherwise: str = "") -
             f"{purpose} needs a scratch database, and role {row[1]} may not create databases",
             f"As a superuser: ALTER ROLE {row[1]} CREATEDB;{f' Or {otherwise}.' if otherwise else ''} Nothing was changed.",
         )
+
+
+def locale_of(conn: psycopg.Connection, name: str) -> list[tuple[str, sql.Composable]]:
+    """Return the options of CREATE DATABASE by which text is compared as in the database of this name.
+
+    Each is given: what is left out is that of template0, whose provider may be another one.
+    """
+    row = conn.execute(
+        """SELECT pg_catalog.pg_encoding_to_char(d.encoding), pg_catalog.to_jsonb(d) FROM pg_catalog.pg_database d
+           WHERE d.datname OPERATOR(pg_catalog.=) %s""",
+        (name,),
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a connection to it is or was open
+    encoding, facts = row
+    locale = facts.get("datlocale") or facts.get("daticulocale")  # 17 renamed it
+    given = [("ENCODING", encoding), ("LC_COLLATE", facts["datcollate"]), ("LC_CTYPE", facts["datctype"])]
+    match facts.get("datlocprovider"):  # 14 has none
+        case "i":
+            given += [("LOCALE_PROVIDER", "icu"), ("ICU_LOCALE", locale), ("ICU_RULES", facts.get("daticurules"))]
+        case "b":
+            given += [("LOCALE_PROVIDER", "builtin"), ("BUILTIN_LOCALE", locale)]
+        case "c":
+            given += [("LOCALE_PROVIDER", "libc")]
+    return [(key, sql.Literal(value)) for key, value in given if value is not None]
 
 
 def make(

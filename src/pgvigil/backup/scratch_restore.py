@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -157,49 +156,28 @@ def new_database(
     that of `like`; with `to_keep`, that is an error instead.
     """
     row = admin.execute(
-        """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(d.datdba), 'encoding', pg_encoding_to_char(d.encoding),
-                      'tablespace', CASE WHEN d.dattablespace <> (SELECT dattablespace FROM pg_database WHERE datname = 'template0')
-                                         THEN t.spcname END,
-                      'tablespace_open', has_tablespace_privilege(t.oid, 'CREATE'))
+        """SELECT pg_get_userbyid(d.datdba)::text, has_tablespace_privilege(t.oid, 'CREATE'),
+                  CASE WHEN d.dattablespace <> (SELECT dattablespace FROM pg_database WHERE datname = 'template0') THEN t.spcname::text END
            FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = %s""",
         (like,),
     ).fetchone()
     assert row is not None  # noqa: S101 - a connection to it is or was open
-    facts: dict[str, Any] = row[0]
-    tablespace = facts["tablespace"]
-    if tablespace and not facts["tablespace_open"]:
+    owner, tablespace_open, tablespace = row
+    if tablespace and not tablespace_open:
         if to_keep:
             raise RestoreError(
                 f'"{like}" is in tablespace "{tablespace}", in which role "{admin.info.user}" may not create anything',
                 f"Run as a superuser: {_grant_tablespace(admin, tablespace)}; Nothing was changed.",
             )
         tablespace = None
-    options: list[tuple[str, sql.Composable]] = [
-        (key, value if isinstance(value, sql.Identifier) else sql.Literal(value))
-        for key, value in (
-            # The clause alone needs a right on the tablespace, even on the default one.
-            ("TABLESPACE", sql.Identifier(tablespace) if tablespace else None),
-            ("ENCODING", facts["encoding"]),
-            ("LC_COLLATE", facts["datcollate"]),
-            ("LC_CTYPE", facts["datctype"]),
-            *_locale(facts),
-        )
-        if value is not None
-    ]
-    made = scratch_databases.make(admin, name, owner=facts["owner"], options=options)
+    options = scratch_databases.locale_of(admin, like)
+    if tablespace:  # the clause alone needs a right on the tablespace, even on the default one
+        options.append(("TABLESPACE", sql.Identifier(tablespace)))
+    made = scratch_databases.make(admin, name, owner=owner, options=options)
     try:
         yield
     finally:
         scratch_databases.drop(target.at(admin.info.dbname), made, log)
-
-
-def _locale(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    locale = facts.get("datlocale") or facts.get("daticulocale")  # 17 renamed it
-    if facts.get("datlocprovider") == "i":
-        return [("LOCALE_PROVIDER", "icu"), ("ICU_LOCALE", locale), ("ICU_RULES", facts.get("daticurules"))]
-    if facts.get("datlocprovider") == "b":
-        return [("LOCALE_PROVIDER", "builtin"), ("BUILTIN_LOCALE", locale)]
-    return []
 
 
 def _grant_tablespace(conn: psycopg.Connection, tablespace: str) -> str:

@@ -123,11 +123,6 @@ def as_text(report: Report) -> str:
 @contextmanager
 def _scratch(conn: psycopg.Connection, target: Target, log: Reporter) -> Iterator[psycopg.Connection]:
     name = f"pgvigil_project_{secrets.token_hex(4)}_{secrets.token_hex(4)}"
-    row = conn.execute(
-        """SELECT pg_encoding_to_char(encoding), datcollate::text, datctype::text FROM pg_database WHERE datname = current_database()"""
-    ).fetchone()
-    assert row is not None  # noqa: S101 - this connection is to it
-    words = zip(("ENCODING", "LC_COLLATE", "LC_CTYPE"), map(sql.Literal, row), strict=True)
-    made = scratch_databases.make(conn, name, options=list(words))
+    made = scratch_databases.make(conn, name, options=scratch_databases.locale_of(conn, conn.info.dbname))
     with scratch_databases.opened(target, made, "project", _NAMES, log) as there:
         yield there
