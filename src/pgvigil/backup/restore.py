@@ -111,7 +111,7 @@ def _restore(
                 database.connect(maintenance, "restore") as admin,
                 scratch_restore.new_database(admin, target, name, new, log, to_keep=True),
             ):
-                findings = _fill(admin, target.at(new), archive, backup, consent, log)
+                findings = _fill(admin, scratch_restore.copy_of(admin, target, new), archive, backup, consent, log)
                 swap.carry_over(admin, name, new, log)
                 log("swapping")
                 kept, took = swap.swap(

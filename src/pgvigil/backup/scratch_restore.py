@@ -11,6 +11,7 @@ More than 400 lines: making a copy and comparing it share its connection, and bo
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import tempfile
@@ -102,8 +103,9 @@ def scratch(
             log(f'restoring into scratch database "{name}"')
             if chosen.left_out:
                 log(f"warning: the copy is made without what {_cannot_restore(chosen)}")
-            load(conn, tool, target.at(name), archive, log, chosen=chosen)
-            yield target.at(name)
+            there = copy_of(conn, target, name)
+            load(conn, tool, there, archive, log, chosen=chosen)
+            yield there
     except psycopg.Error as error:
         if database.is_lost(error):
             raise database.lost(error, " while a scratch copy was made") from error
@@ -113,6 +115,23 @@ def scratch(
             "Use a role that may create databases and that owns the objects in this one, or is a member of their owners; "
             "--verify-backup read needs neither. Nothing was changed.",
         ) from error
+
+
+def copy_of(conn: psycopg.Connection, target: Target, name: str) -> Target:
+    """Return the copy of this name of the database of `conn`, whose event triggers do not fire where that can be had.
+
+    One that logs each login would add rows to the copy before it is compared.
+    """
+    there = target.at(name)
+    row = conn.execute(
+        """SELECT r.rolsuper AND pg_backend_pid() = %s AND current_setting('event_triggers', true) IS NOT NULL
+           FROM pg_roles r WHERE r.rolname = current_user""",
+        (conn.info.backend_pid,),  # a pooler might refuse the option
+    ).fetchone()
+    if row != (True,):
+        return there
+    given = there.parameters.get("options", os.environ.get("PGOPTIONS", ""))
+    return Target({**there.parameters, "options": f"{given} -c event_triggers=off".strip()}, there.source)
 
 
 def _cannot_restore(chosen: Selection) -> str:
@@ -126,7 +145,7 @@ def rehearsal_copy(conn: psycopg.Connection, target: Target, archive: Path, log:
         tool = pg_restore(conn, None)
         chosen = selection.of_role(conn, tool[0], target, archive)
         with scratch(conn, target, archive, "pgvigil_rehearsal", log, tool, chosen) as there:
-            yield there
+            yield target.at(there.parameters["dbname"])  # a migration meets event triggers
     except RestoreError as error:
         raise BackupError(error.message, error.hint or "Nothing was changed.") from error
 
@@ -226,7 +245,7 @@ def load(
     if admin.info.server_version < 150000:
         with database.connect(there, "restore") as conn:
             closed = scratch_databases.close_public_schema(conn)
-    with (chosen or Selection()).arguments(pg_restore, there, archive) as more:
+    with (chosen or Selection()).arguments(pg_restore, there, archive, refreshes=True) as more:
         restore(*more)
     if closed:
         _open_public_schema(tool, there, archive, restore)

@@ -25,6 +25,8 @@ from pgvigil.errors import PreconditionError
 _WITHOUT = ("--no-owner", "--no-privileges", "--no-publications")
 _ENTRY = re.compile(r"\d+; \d+ \d+ (.*)")
 _KINDS = re.compile(r"(?:COMMENT - |SECURITY LABEL - )?(?:PUBLICATION|EVENT TRIGGER)\b")
+_EVENT_TRIGGER = re.compile(r"(?:COMMENT - |SECURITY LABEL - )?EVENT TRIGGER\b")
+_REFRESHED = "MATERIALIZED VIEW DATA "
 _EXTENSION = re.compile(r"(?:COMMENT - |SECURITY LABEL - )?EXTENSION (?:- )?(\S+)")
 _ROWS = re.compile(r"(?:TABLE DATA|SEQUENCE SET) (.*)")
 
@@ -61,13 +63,22 @@ class Selection:
     rows: frozenset[str] = frozenset()
 
     @contextmanager
-    def arguments(self, pg_restore: Path, target: Target, archive: Path) -> Iterator[list[str]]:
-        """Yield the arguments with which pg_restore reads only these entries of an archive."""
-        if not self.options:
+    def arguments(
+        self, pg_restore: Path, target: Target, archive: Path, *, refreshes: bool = False
+    ) -> Iterator[list[str]]:
+        """Yield the arguments with which pg_restore reads only these entries of an archive.
+
+        With `refreshes`, event triggers come after the rows of materialized views. In pg_restore's own order they would fire
+        at each REFRESH, and one that logs what is done adds rows to the copy.
+        """
+        lines = _listed(pg_restore, target, archive) if self.options or refreshes else []
+        fire = [line for line in lines if _EVENT_TRIGGER.match(_entry(line))]
+        if not self.options and not (fire and any(_entry(line).startswith(_REFRESHED) for line in lines)):
             yield []
             return
         with tempfile.NamedTemporaryFile("w", suffix=".list") as file:
-            file.writelines(f"{line}\n" for line in _listed(pg_restore, target, archive) if not self._skips(line))
+            kept = [line for line in lines if not self._skips(line)] if self.options else lines
+            file.writelines(f"{line}\n" for line in sorted(kept, key=fire.__contains__))
             file.flush()
             yield [*self.options, f"--use-list={file.name}"]
 
