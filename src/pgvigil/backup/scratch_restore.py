@@ -125,8 +125,8 @@ def copy_of(conn: psycopg.Connection, target: Target, name: str) -> Target:
     there = target.at(name)
     row = conn.execute(
         """SELECT r.rolsuper AND pg_backend_pid() = %s AND current_setting('event_triggers', true) IS NOT NULL
-           FROM pg_roles r WHERE r.rolname = current_user""",
-        (conn.info.backend_pid,),  # a pooler might refuse the option
+           FROM pg_roles r WHERE r.rolname = session_user""",  # who logs in needs the right to the option
+        (conn.info.backend_pid,),  # a pooler might refuse it
     ).fetchone()
     if row != (True,):
         return there

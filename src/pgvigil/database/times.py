@@ -9,9 +9,8 @@ from psycopg import DataError
 from psycopg.abc import Buffer
 from psycopg.types.datetime import TimestamptzLoader
 
-# A day from Python's own limits: they are converted to time zones, too.
-EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
-LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
+EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class NearestTimeLoader(TimestamptzLoader):
@@ -19,7 +18,7 @@ class NearestTimeLoader(TimestamptzLoader):
 
     def load(self, data: Buffer) -> datetime:
         try:
-            return min(max(super().load(data), EARLIEST), LATEST)
+            return super().load(data)
         except (DataError, OverflowError):
             text = bytes(data)
             return EARLIEST if text.startswith(b"-") or text.endswith(b"BC") or text.startswith(b"0001-") else LATEST
