@@ -79,6 +79,11 @@ def locale_of(conn: psycopg.Connection, name: str) -> list[tuple[str, sql.Compos
     return [(key, sql.Literal(value)) for key, value in given if value is not None]
 
 
+def clause(options: Sequence[tuple[str, sql.Composable]]) -> sql.Composed:
+    """Return options of CREATE DATABASE as it takes them."""
+    return sql.SQL(" ").join(sql.SQL("{} {}").format(sql.SQL(key), value) for key, value in options)
+
+
 def make(
     conn: psycopg.Connection,
     name: str,
@@ -109,7 +114,7 @@ def make(
     try:
         conn.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false {}").format(
-                database_name, sql.SQL(" ").join(sql.SQL("{} {}").format(sql.SQL(key), value) for key, value in words)
+                database_name, clause(words)
             )
         )
         created = True

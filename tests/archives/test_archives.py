@@ -723,6 +723,24 @@ def test_moved_files_are_verified_restored_and_erased_by_the_commands(
     assert capsys.readouterr().out.startswith("erased 100 rows")
 
 
+def test_a_database_of_archived_rows_compares_text_as_the_one_they_are_from(fresh: Database, tmp_path: Path) -> None:
+    """Of another encoding than template0, and on some servers of another locale provider."""
+    origin, name = Database(fresh.server, f"{fresh.name}_latin"), f"{fresh.name}_back"
+    how = "ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C'" + " LOCALE_PROVIDER libc" * (fresh.server.major >= 15)
+    locale = """SELECT encoding, datcollate, datctype, to_jsonb(d) -> 'datlocprovider' FROM pg_database d WHERE datname = %s"""
+    fresh.execute(f'CREATE DATABASE "{origin.name}" TEMPLATE template0 {how}')
+    try:
+        assert pgvigil(origin, "setup") == 0
+        old_logs(origin)
+        keep(origin)
+        archive(origin, tmp_path)
+        restore.restore(target(origin), "performance_logs", None, None, Reporter(), table="back", database=name)
+        assert fresh.execute(locale, (name,)) == fresh.execute(locale, (origin.name,))
+    finally:
+        for one in (name, origin.name):
+            fresh.execute(f'DROP DATABASE IF EXISTS "{one}" WITH (FORCE)')
+
+
 # --- list, restore ----------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 import psycopg
 from psycopg import errors, sql
 
+from pgvigil import scratch_databases
 from pgvigil.archives import catalogue, duck, identifier, literal, scan
 from pgvigil.archives.catalogue import Archive
 from pgvigil.archives.manifest import Manifest
@@ -43,8 +44,11 @@ def restore(
         if database is None:
             return _into(conn, _named(conn, table), made, since, until, log)
         name = sql.Identifier(database)
+        options = scratch_databases.clause(scratch_databases.locale_of(conn, conn.info.dbname))
         try:
-            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false").format(name))
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false {}").format(name, options)
+            )
         except errors.DuplicateDatabase as error:
             raise PreconditionError(
                 f"database {name.as_string(conn)} is there already", "Give another name."
