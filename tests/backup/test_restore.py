@@ -348,7 +348,10 @@ def test_a_pg_restore_that_fails_leaves_the_database_as_it_was(
     existing: Database, restore_displaced: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tools").mkdir()
-    for name, script in (("pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'"), ("pg_restore", "echo disk full >&2; exit 1")):
+    for name, script in (
+        ("pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'"),
+        ("pg_restore", '[ "$1" = --list ] || { echo disk full >&2; exit 1; }'),
+    ):
         (tmp_path / "tools" / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "tools" / name).chmod(0o755)
     monkeypatch.setenv("PGVIGIL_PG_BIN", str(tmp_path / "tools"))
