@@ -724,7 +724,7 @@ def test_moved_files_are_verified_restored_and_erased_by_the_commands(
 
 
 def test_a_database_of_archived_rows_compares_text_as_the_one_they_are_from(fresh: Database, tmp_path: Path) -> None:
-    """Of another encoding than template0, and on some servers of another locale provider."""
+    """The origin has another encoding than template0, and on some servers another locale provider."""
     origin, name = Database(fresh.server, f"{fresh.name}_latin"), f"{fresh.name}_back"
     how = "ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C'" + " LOCALE_PROVIDER libc" * (fresh.server.major >= 15)
     locale = """SELECT encoding, datcollate, datctype, to_jsonb(d) -> 'datlocprovider' FROM pg_database d WHERE datname = %s"""
