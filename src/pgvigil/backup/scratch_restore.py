@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -123,15 +124,19 @@ def copy_of(conn: psycopg.Connection, target: Target, name: str) -> Target:
     One that logs each login would add rows to the copy before it is compared.
     """
     there = target.at(name)
+    return _with_option(conn, there, "event_triggers=off") if conn.info.server_version >= 170000 else there
+
+
+def _with_option(conn: psycopg.Connection, there: Target, option: str) -> Target:
+    """Return the target with an option that only a superuser may set, and that a pooler might refuse; without where that is so."""
     row = conn.execute(
-        """SELECT r.rolsuper AND pg_backend_pid() = %s AND current_setting('event_triggers', true) IS NOT NULL
-           FROM pg_roles r WHERE r.rolname = session_user""",  # who logs in needs the right to the option
-        (conn.info.backend_pid,),  # a pooler might refuse it
+        "SELECT r.rolsuper AND pg_backend_pid() = %s FROM pg_roles r WHERE r.rolname = session_user",
+        (conn.info.backend_pid,),
     ).fetchone()
     if row != (True,):
         return there
     given = there.parameters.get("options", os.environ.get("PGOPTIONS", ""))
-    return Target({**there.parameters, "options": f"{given} -c event_triggers=off".strip()}, there.source)
+    return Target({**there.parameters, "options": f"{given} -c {option}".strip()}, there.source)
 
 
 def _cannot_restore(chosen: Selection) -> str:
@@ -215,7 +220,7 @@ def load(
         row = admin.execute("SELECT pg_database_size(%s::name)", (name,)).fetchone()
         log.progress(f"{row[0] / 1e6:.0f} MB restored" if row else "")
 
-    def restore(*more: str) -> None:
+    def restore(*more: str, there: Target = there) -> None:
         # pg_restore 17 and newer sets a parameter that older servers do not have: only that one error is ignored.
         foreign = int(version.split(".")[0]) >= 17 and admin.info.server_version < 170000
         try:
@@ -247,8 +252,9 @@ def load(
             closed = scratch_databases.close_public_schema(conn)
     with (chosen or Selection()).arguments(pg_restore, there, archive, refreshes=True) as more:
         restore(*more)
-    if closed:
-        _open_public_schema(tool, there, archive, restore)
+    if closed:  # by then there are event triggers, which log a GRANT too
+        quiet = _with_option(admin, there, "session_replication_role=replica")
+        _open_public_schema(tool, quiet, archive, partial(restore, there=quiet))
 
 
 def _open_public_schema(tool: Tool, there: Target, archive: Path, restore: Callable[..., None]) -> None:
