@@ -350,6 +350,9 @@ def _compare_schema(
     name = f"pgvigil_verify_{secrets.token_hex(6)}"
     with new_database(conn, there, conn.info.dbname, name, log):
         load(conn, tool, there.at(name), schema, Reporter(), "--schema-only", chosen=chosen)
+        if conn.execute("SELECT to_regnamespace('public') IS NULL").fetchone() == (True,):
+            with database.connect(there.at(name), "compare") as other:
+                other.execute("DROP SCHEMA IF EXISTS public")  # template0's
         expected = _schema(tool, there.at(name), *options)
     if expected != found:
         raise UnequalError(f"the schema differs: {first_difference(expected, found)}")
