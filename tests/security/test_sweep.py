@@ -78,6 +78,9 @@ COMMANDS: list[tuple[str, ...]] = [
     ("maintain", "run", "analyze"), ("sessions", "list"), ("history", "performance"), ("history", "executions"), ("history", "sessions"),
     ("history", "handoffs"), ("archive", "list"), ("archive", "verify"), ("session-monitoring", "status"), ("spec", "dump"),
     ("migrate", "--backup", "none", "--dry-run"), ("migrate", "--backup", "none"), ("backup", "verify"), ("serve", "--no-auth", "--listen", "127.0.0.1:0"),
+    ("validate", "--self-test"), ("maintain", "run", "partitions"), ("maintain", "run", "counters"), ("maintain", "run", "archive_files"),
+    ("archive", "erase", "00000000-0000-7000-8000-000000000001", "--reason", "x"), ("backup", "create"), ("setup",),
+    ("revert", "--backup", "none", "--to", "015"), ("revert", "--backup", "none", "--to", "base"),
 ]  # fmt: skip
 ARRANGEMENTS = {
     "an owner without login": {"owner": "x_nobody", "user": "postgres"},

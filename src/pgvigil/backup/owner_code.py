@@ -15,11 +15,10 @@ from psycopg import sql
 
 from pgvigil.backup import fingerprint
 from pgvigil.errors import PreconditionError, RestoreError
+from pgvigil.owner import OWN_ROLE
 from pgvigil.planned_code import planned_code
 
 OPTION = "--run-owner-code"
-# pgvigil makes this role for installs of superusers; it has no members unless an administrator added some.
-_OWN_ROLE = "pgvigil_owner"
 
 
 def require_consent_for(conn: psycopg.Connection, agreed: bool, *, otherwise: str = "") -> None:
@@ -109,7 +108,7 @@ def _require(
                                 SELECT FROM pg_catalog.pg_roles m
                                 WHERE NOT m.rolsuper AND m.oid <> r.oid AND pg_catalog.pg_has_role(m.oid, r.oid, 'MEMBER')))
                         ORDER BY 1)""",
-        (list(owners), _OWN_ROLE),
+        (list(owners), OWN_ROLE),
     ).fetchone()
     assert row is not None  # noqa: S101 - the query has no table
     superuser, others = row

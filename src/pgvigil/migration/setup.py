@@ -46,7 +46,10 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
         log("validating")
         report = run.chain.verdict(conn, target, run.schema)
         if not applied:  # else all that is there was made by this run
-            require_owner_or_consent(conn, run.schema, False)
+            again = project.command(
+                "validate", "--self-test", "--run-owner-code", schema=run.schema, option=target.option
+            )
+            require_owner_or_consent(conn, run.schema, False, consent=f"run {again} instead")
         log("testing every trigger and view in a transaction that is rolled back")
         if report.replaced:
             log(

@@ -7,6 +7,7 @@ superuser does not run code that another role could have written unless asked to
 from __future__ import annotations
 
 from pgvigil.errors import PreconditionError
+from pgvigil.owner import OWN_ROLE
 from pgvigil.validate.catalog.snapshot import Connection
 
 OPTION = "--run-owner-code"
@@ -21,8 +22,8 @@ _TABLES = [
 _TABLES += ["session_monitoring_view", "performance_monitoring_view"]
 
 # Owners of the relations, of what their triggers, defaults, CHECKs, indexes, rules and columns call, and of our functions.
-# A superuser's code is a superuser's; and of a role nobody can log in as, be made or has been made a member of, nobody is
-# the author but a superuser.
+# A superuser's code is a superuser's. So is that of pgvigil_owner, which pgvigil makes for installs of superusers, while
+# nobody else can act as it. Any other role that nobody can act as now may have been one that its users left code in.
 _OTHERS = """
 WITH RECURSIVE ours AS (
     SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -57,7 +58,7 @@ WITH RECURSIVE ours AS (
     JOIN pg_catalog.pg_type y ON y.oid OPERATOR(pg_catalog.=) a.atttypid
 )
 SELECT pg_catalog.array_agg(r.rolname::text ORDER BY r.rolname) FROM owners JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) owners.oid
-WHERE NOT r.rolsuper AND (r.rolcanlogin OR EXISTS (
+WHERE NOT r.rolsuper AND (r.rolname OPERATOR(pg_catalog.<>) %(own_role)s::name OR r.rolcanlogin OR EXISTS (
     SELECT FROM pg_catalog.pg_roles m
     WHERE NOT m.rolsuper AND m.oid OPERATOR(pg_catalog.<>) r.oid AND pg_catalog.pg_has_role(m.oid, r.oid, 'MEMBER')))"""
 
@@ -66,20 +67,23 @@ SELECT pg_catalog.bool_or(rolsuper) FROM pg_catalog.pg_roles
 WHERE rolname OPERATOR(pg_catalog.=) ANY (ARRAY[session_user, current_user])"""
 
 
-def require_owner_or_consent(conn: Connection, schema: str, run_owner_code: bool) -> None:
+def require_owner_or_consent(
+    conn: Connection, schema: str, run_owner_code: bool, *, consent: str = f"add {OPTION}"
+) -> None:
     """Refuse to write rows into the application's tables, or to read its views, with code of another role.
 
-    Raise PreconditionError (exit 4) for a superuser where another role owns some of the code.
+    `consent` is what to type to agree. Raise PreconditionError (exit 4) for a superuser where another role owns some of the
+    code.
     """
     superuser = conn.execute(_SUPERUSER).fetchone()
     if run_owner_code or not (superuser and superuser[0]):
         return
-    row = conn.execute(_OTHERS, {"schema": schema, "tables": _TABLES}).fetchone()
+    row = conn.execute(_OTHERS, {"schema": schema, "tables": _TABLES, "own_role": OWN_ROLE}).fetchone()
     if not row or not row[0]:
         return
     names = ", ".join(f'"{name}"' for name in row[0][:5]) + (" and others" if len(row[0]) > 5 else "")
     raise PreconditionError(
         f'role "{conn.info.user}" is a superuser, and the self-test runs triggers, defaults and functions of {names}, who '
         f"{'is' if len(row[0]) == 1 else 'are'} none: with a superuser's rights, which SET ROLE does not take from them",
-        f"There are two ways: connect as the owner of the tables; or add {OPTION}, if you trust that code. Nothing was changed.",
+        f"There are two ways: connect as the owner of the tables; or {consent}, if you trust that code. Nothing was changed.",
     )
