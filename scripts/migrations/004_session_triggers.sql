@@ -254,7 +254,19 @@ END $$;
 COMMENT ON FUNCTION pgvigil.archive_deleted_session() IS
     'Keeps the last row and the whole trail of a session in pgvigil.deleted_sessions before the trail goes with it';
 
+CREATE FUNCTION pgvigil.refuse_archived_session(session uuid) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'session % is archived and read-only', session
+          USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);', session);
+END $$;
+COMMENT ON FUNCTION pgvigil.refuse_archived_session(uuid) IS 'The error of a write to an archived session';
+
 -- SECURITY DEFINER: who may write children need not be able to read sessions. No SET search_path: all is qualified.
+-- New rows of context_history are checked once a statement, by count_added_context.
 CREATE FUNCTION pgvigil.guard_archived_session() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -301,10 +313,7 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    RAISE EXCEPTION 'session % is archived and read-only', of_session
-          USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = pg_catalog.format('To write to it again, first: SELECT pgvigil.reactivate_session(%L);',
-                                         of_session);
+    PERFORM pgvigil.refuse_archived_session(of_session);
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 

@@ -270,7 +270,7 @@ CREATE TRIGGER log_session_lifecycle_created AFTER INSERT ON "{app}".sessions
 -- their names: this one, for its digits, before the foreign key's (RI_ConstraintTrigger...), which deletes the trail.
 CREATE TRIGGER "00_archive_deleted_session" AFTER DELETE ON "{app}".sessions
     FOR EACH ROW EXECUTE FUNCTION pgvigil.archive_deleted_session();
-CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".context_history
+CREATE TRIGGER guard_archived_session BEFORE UPDATE OR DELETE ON "{app}".context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
 CREATE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON "{app}".codebase_snapshots
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
@@ -295,7 +295,8 @@ CREATE TRIGGER count_removed_context AFTER DELETE ON "{app}".context_history
     REFERENCING OLD TABLE AS old_context FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.count_removed_context();
 CREATE TRIGGER clear_session_counters AFTER TRUNCATE ON "{app}".context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.clear_session_counters();
-COMMENT ON TRIGGER count_added_context ON "{app}".context_history IS 'Counters of a session, once per statement';
+COMMENT ON TRIGGER count_added_context ON "{app}".context_history IS
+    'Counters of a session, once per statement; refuses rows of an archived one';
 COMMENT ON TRIGGER count_changed_context ON "{app}".context_history IS
     'Counters of a session, once per statement; rows may move between sessions';
 COMMENT ON TRIGGER count_removed_context ON "{app}".context_history IS 'Counters of a session, once per statement';

@@ -900,12 +900,12 @@ CREATE OR REPLACE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE ON hand
 
 --- trigger after instead of before
 ---   different trigger context_history.guard_archived_session
-CREATE OR REPLACE TRIGGER guard_archived_session AFTER INSERT OR UPDATE OR DELETE ON context_history
+CREATE OR REPLACE TRIGGER guard_archived_session AFTER UPDATE OR DELETE ON context_history
     FOR EACH ROW EXECUTE FUNCTION pgvigil.guard_archived_session();
 
 --- trigger per statement
 ---   different trigger context_history.guard_archived_session
-CREATE OR REPLACE TRIGGER guard_archived_session BEFORE INSERT OR UPDATE OR DELETE ON context_history
+CREATE OR REPLACE TRIGGER guard_archived_session BEFORE UPDATE OR DELETE ON context_history
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.guard_archived_session();
 
 --- transition table by another name

@@ -631,10 +631,10 @@ CALLS = {
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
     "log_session_created set_default_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
     "log_session_change": "UPDATE public.sessions SET status = 'completed'",
-    "guard_archived_session count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
-                                                     SELECT id, 1, 'message', 'x' FROM public.sessions""",
+    "count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
+                              SELECT id, 1, 'message', 'x' FROM public.sessions""",
     "guard_policy_hold": "UPDATE public.sessions SET retention_policy = 'short'",
-    "count_changed_context": "UPDATE public.context_history SET content = 'longer'",
+    "count_changed_context guard_archived_session": "UPDATE public.context_history SET content = 'longer'",
     "count_removed_context": "DELETE FROM public.context_history",
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",

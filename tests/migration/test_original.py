@@ -203,6 +203,7 @@ def test_setup_runs_again_where_it_has_started(call: Run, fresh: Database) -> No
         ("archive_deleted_session()", 'trigger sessions."00_archive_deleted_session"'),
         ("touch_session()", "trigger sessions.watch_session"),
         ("guard_archived_session()", "trigger context_history.guard_archived_session"),
+        ("count_added_context()", "trigger context_history.count_added_context"),
         ("set_default_expiry()", "trigger sessions.set_default_expiry"),
     ],
 )

@@ -1,6 +1,6 @@
 -- Archived sessions and their children are read-only (fault 11); reactivate_session is the way back.
 BEGIN;
-SELECT plan(24);
+SELECT plan(25);
 INSERT INTO sessions (id, session_key, agent_from) VALUES
     ('00000000-0000-4000-8000-000000000001', 'open', 'x'), ('00000000-0000-4000-8000-000000000002', 'shut', 'x');
 INSERT INTO context_history (session_id, sequence_number, context_type, content)
@@ -15,6 +15,8 @@ SELECT throws_ok($$UPDATE sessions SET status = 'active' WHERE session_key = 'sh
 SELECT throws_ok($$UPDATE sessions SET archived_at = now() - interval '1 day' WHERE session_key = 'shut'$$, '55000', NULL, 'nor its date');
 SELECT throws_ok($$INSERT INTO context_history (session_id, sequence_number, context_type, content)
                    VALUES ('00000000-0000-4000-8000-000000000002', 2, 'message', 'late')$$, '55000', NULL, 'no context comes in');
+SELECT throws_ok($$INSERT INTO context_history (session_id, sequence_number, context_type, content)
+                   SELECT id, n, 'message', 'late' FROM sessions, generate_series(2, 9) n$$, '55000', NULL, 'nor by a statement for many sessions');
 SELECT throws_ok($$UPDATE context_history SET content = 'bent' WHERE session_id = '00000000-0000-4000-8000-000000000002'$$, '55000', NULL, 'none is changed');
 SELECT throws_ok($$UPDATE context_history SET session_id = '00000000-0000-4000-8000-000000000002', sequence_number = 9
                    WHERE session_id = '00000000-0000-4000-8000-000000000001'$$, '55000', NULL, 'none is moved in');

@@ -118,7 +118,7 @@ def unqualified(body: str) -> list[str]:
         .replace("''::interval", "")
     )
     code = code.replace("::interval", "")  # after a text: the grammar's own type, of pg_catalog
-    grammar = "coalesce|ARRAY|AND|OR|NOT|IN|WHERE|VALUES|IF|session_lifecycle|session_counter_changes|interval"
+    grammar = "coalesce|ARRAY|AND|OR|NOT|IN|WHERE|HAVING|VALUES|IF|session_lifecycle|session_counter_changes|interval"
     return [
         *re.findall(r"[-+*/<>=~!@#%^&|]+|::\s*(?!pg_catalog\.)\w+", re.sub(r"RAISE EXCEPTION[^;]*", "", code)),
         *re.findall(rf"(?<![.\w])(?!(?:{grammar})\b)\w+(?=\s*\()", code, flags=re.IGNORECASE),

@@ -403,6 +403,10 @@ BROKEN = [
         "trigger handoff_requests.guard_archived_session",
     ),
     (
+        f"CREATE OR REPLACE FUNCTION pgvigil.count_added_context() RETURNS trigger {NO_OP}",
+        "trigger context_history.count_added_context",
+    ),
+    (
         "DROP FUNCTION pgvigil.reactivate_session(uuid)",
         "function pgvigil.reactivate_session(uuid)",
     ),
@@ -437,6 +441,7 @@ def test_self_test_tells_that_a_column_of_the_application_s_own_keeps_it_from_tr
         findings = self_test(conn, "public")
     assert {(finding.object, finding.severity) for finding in findings} == {
         ("trigger context_history.guard_archived_session", "note"),
+        ("trigger context_history.count_added_context", "note"),
         ("view session_monitoring_view", "note"),
     }
 
