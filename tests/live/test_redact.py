@@ -191,6 +191,13 @@ QUERIES = [
     ("CREATE TABLE t (a, password) AS (SELECT 'x', 's3cret') WITH NO DATA", "CREATE TABLE t (a, password) AS (SELECT '***', '***') WITH NO DATA"),
     ("CREATE VIEW v AS SELECT a AS x FROM t WHERE n = 'kept' AND password IS NOT NULL", "CREATE VIEW v AS SELECT a AS x FROM t WHERE n = 'kept' AND password IS NOT NULL"),
     ("SELECT set_config('app.signing_key', 's3cret', true), 'kept'", "SELECT set_config('app.signing_key', '***', true), 'kept'"),
+    ("COMMENT ON ROLE bob IS 'password s3cret7 kept'", "COMMENT ON ROLE bob IS 'password *** kept'"),
+    ("INSERT INTO notes VALUES ('the password is s3cret7', 'kept')", "INSERT INTO notes VALUES ('the password is ***, 'kept')"),
+    ("SELECT 'the secret was ''s3cret''', 'kept'", "SELECT 'the secret was ***', 'kept'"),
+    ("/* API key: s3cret */ SELECT 'kept'", "/* API key: *** */ SELECT 'kept'"),
+    ("SELECT 'primary key: a1b2c3d4', 'password reset 2026', 'password rules of job42x'",
+     "SELECT 'primary key: a1b2c3d4', 'password reset 2026', 'password rules of job42x'"),
+    ("SELECT password abc123x FROM t", "SELECT password abc123x FROM t"),
 ]  # fmt: skip
 MESSAGES = [
     ("password=''s3cret x''", 'password=***'),
@@ -477,6 +484,7 @@ PIECES = [
     ":", "@", "\\u0061", "\\x70", "?a%61", "-- password\n", "/* password */", "with x as (insert into t (password) ", "case ", "end password", "'x'::text password ", "$1",
     "create table t (password) as ", "identified by x replace ", "-----BEGIN PRIVATE KEY-----", "eyJ-", "eyJ", "SCRAM-SHA-256$1:", "glpat-",
     "password=;", "operator(", "password operator(a.", "case password end", "password=x' || '",
+    "password is ", "password a1", "api key ",
 ]  # fmt: skip
 BEGINNINGS = [
     "password",

@@ -73,6 +73,11 @@ _TO_TAG = re.compile(r"[^<]*+")
 _IS_QUOTED = re.compile(
     r"""\s++(?=(?:[A-Za-z]&?)?\\*+["'`\u2018“„«])"""
 )  # PASSWORD 's3cret', in a message that repeats a statement
+# "the password is 's3cret'"; and "password s3cret", where the word has letters and digits, as no word of English.
+_IN_PROSE = re.compile(
+    r"""\s++(?:is|was)\s++(?=['"`])|\s++(?:(?:is|was)\s++)?(?=[^\s\d'",;]*+\d)(?=[^\sA-Za-z'",;]*+[A-Za-z])(?=[^\s'",;]{6})"""
+)
+_OF_KEY = re.compile(r"(?:api|access|private|secret|signing|encryption|account|client|master|shared)\s$", re.IGNORECASE)
 _OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`|[\u2018“„«])""")
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
 # A semicolon ends a value if a space, the end or the next name follows it: libpq has none, but a password may contain one.
@@ -163,6 +168,12 @@ def in_text(text: str, begin: int, end: int) -> Iterator[Span]:
         kind = name_kind(word[0])
         if kind is None and text[at : at + 1] == "=" and word.start() > begin and text[word.start() - 1] in "?&":
             kind = "secret" if word[0].casefold() in ("sig", "auth") else None
+        if (
+            kind is None
+            and word[0].casefold() == "key"
+            and _OF_KEY.search(text, max(begin, word.start() - 11), word.start())
+        ):
+            kind = "secret"  # API key: …
         if kind is None:
             continue
         in_url = word.start() > begin and text[word.start() - 1] in "?&"
@@ -177,12 +188,15 @@ def in_text(text: str, begin: int, end: int) -> Iterator[Span]:
             or _IS_QUOTED.match(text, at, end)
             or _IN_JSONPATH.match(text, at, end)
         )
-        if kind == "weak":
+        is_clear = kind != "weak"
+        if not is_clear:
             if given and not _is_field(word[0], given[0], text[given.end() : given.end() + 1]):
                 continue
             kind = "token"
         if given is None and word[0].startswith("-"):  # an option of a command, and its value as the next argument
             given = _SPACES.match(text, at, end)
+        if given is None and is_clear:
+            given = _IN_PROSE.match(text, at, end)
         if given is None or given.end() >= end:
             continue
         at = given.end()
