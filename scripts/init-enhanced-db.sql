@@ -1687,6 +1687,7 @@ BEGIN
         END IF;
     END IF;
     PERFORM pgvigil.refuse_archived_session(of_session);
+    RETURN NULL;
 END $$$run$);
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 
@@ -1722,7 +1723,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.reactivate_session(uuid) IS
     'Brings an archived, dormant or expired session back to life, without an expires_at '
     'that has passed; false if it was none of these; an error if there is no such session';
-DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, 'abeec57f1e8f05c51a7cced95081aafc81d03ea40dc60b17d3d23d73cc1ded02', '6e8caecc0ee95ebe86be4c9844da0ced6e28514daaccf397e2efe413076cc3ba', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('004', '004_session_triggers', current_setting('pgvigil.schema'), false, '00632d67337b9e5dd825e042ee060e70ccbe94a5be40dcaed7940a8e89770ac6', '5cf6c2917de01081fdfd3c7d819e188828d5ec9ec29ae0a6099da6ae7029da86', 0, '0.1.0'); END $$;
 
 -- ---------- 005_session_counters.sql ----------------------------------------------------------------------------
 -- The contents of each session: exact, and never a reason for a writer to wait. Counters that every writer updates
@@ -1816,8 +1817,9 @@ COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'The contents of a session
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
--- It also asks whether a session is archived, once for each session of the statement. A trigger for each row took a third
--- of the time of a bulk INSERT. A join could be planned over all sessions; this subquery looks each one up by its key.
+-- It also asks whether a session is archived, once for each session of the statement. A trigger for each row took a
+-- third of the time of a bulk INSERT. A join could be planned over all sessions; this subquery looks each one up by its
+-- key.
 CALL pg_temp.pgvigil_run($run$CREATE FUNCTION pgvigil.count_added_context() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -2091,7 +2093,7 @@ END $$$run$);
 COMMENT ON FUNCTION pgvigil.recount_session_counters(uuid) IS
     'Counts a session (all of them if not given) again and corrects its '
     'counters; returns those that were wrong, as they were and are';
-DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '653cc3efad82cff42a0e7989c6b1ce3a2137e6b5fd21a6a0f38395de52c8d932', '047598a96bcc459cd5ac6b45a492fd75ccec3646dae36627253895e45ce945b5', 0, '0.1.0'); END $$;
+DO $$ BEGIN PERFORM pgvigil.record_migration('005', '005_session_counters', current_setting('pgvigil.schema'), false, '11bab9d60916dd9bd6726fd4a90b556d080557a705245475061226bc4c97ef4b', '047598a96bcc459cd5ac6b45a492fd75ccec3646dae36627253895e45ce945b5', 0, '0.1.0'); END $$;
 
 -- ---------- 006_lifecycle.sql -----------------------------------------------------------------------------------
 -- How long things are kept, and the jobs that keep to it. Each job is a function pgvigil.job_<name>(batch) that does

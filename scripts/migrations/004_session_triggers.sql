@@ -314,6 +314,7 @@ BEGIN
         END IF;
     END IF;
     PERFORM pgvigil.refuse_archived_session(of_session);
+    RETURN NULL;
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_session() IS 'Refuses writes to the children of an archived session';
 

@@ -89,8 +89,9 @@ COMMENT ON FUNCTION pgvigil.current_counters(uuid) IS 'The contents of a session
 
 -- No SET search_path here, a sixth of what counting a single row costs: names are qualified instead.
 -- Most statements add one row, and to set up sums takes longer than to append that row as it is.
--- It also asks whether a session is archived, once for each session of the statement. A trigger for each row took a third
--- of the time of a bulk INSERT. A join could be planned over all sessions; this subquery looks each one up by its key.
+-- It also asks whether a session is archived, once for each session of the statement. A trigger for each row took a
+-- third of the time of a bulk INSERT. A join could be planned over all sessions; this subquery looks each one up by its
+-- key.
 CREATE FUNCTION pgvigil.count_added_context() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
