@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -140,8 +141,9 @@ def test_schema_of_any_name_has_no_finding(schema: str, database: Database, call
 
 
 def test_install_by_a_role_without_special_rights_has_no_finding(
-    database: Database, templates: Templates, call: Run
+    database: Database, templates: Templates, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # other tests fill the common one, which keeps a few files only
     templates.get("fresh")  # with it pgvigil's roles come to the server, which this owner could not make
     with database.connect() as connection:
         connection.execute(STRANGER)
