@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from cases import Case, load
-from conftest import PROJECT, Connection, Database, Run, Templates, servers
+from conftest import PROJECT, Connection, Database, Run, servers
 from pgvigil import embedded
 from pgvigil.embedded import Server
 from pgvigil.migration import sql_lexer
@@ -140,20 +140,20 @@ def test_schema_of_any_name_has_no_finding(schema: str, database: Database, call
     assert complaints(call, database.url, "--schema", schema) == []
 
 
-def test_install_by_a_role_without_special_rights_has_no_finding(
-    database: Database, templates: Templates, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # other tests fill the common one, which keeps a few files only
-    templates.get("fresh")  # with it pgvigil's roles come to the server, which this owner could not make
-    with database.connect() as connection:
-        connection.execute(STRANGER)
-        connection.execute("ALTER ROLE a_stranger LOGIN")
-        connection.execute(f'ALTER DATABASE "{database.name}" OWNER TO a_stranger')
-        connection.execute("ALTER SCHEMA public OWNER TO a_stranger")
-    as_owner = f"{database.url}&options={quote('-c role=a_stranger')}"
-    assert call("pgvigil", "setup", "--database-url", as_owner).returncode == 0
-    assert complaints(call, database.url) == []
-    assert complaints(call, as_owner) == []
+def test_install_by_a_role_without_special_rights_has_no_finding(database: Database, call: Run) -> None:
+    with Server(servers()[database.server.major]) as own:  # roles and rights of other tests' servers are theirs
+        # With a first install pgvigil's roles come to the server, which this owner could not make.
+        assert call("pgvigil", "setup", "--database-url", own.dsn("postgres")).returncode == 0
+        with psycopg.connect(own.dsn("postgres"), autocommit=True) as conn:
+            conn.execute("CREATE ROLE a_stranger LOGIN")
+            conn.execute("CREATE DATABASE of_a_stranger OWNER a_stranger")
+        with psycopg.connect(own.dsn("of_a_stranger"), autocommit=True) as conn:
+            conn.execute("ALTER SCHEMA public OWNER TO a_stranger")
+        url = own.dsn("of_a_stranger")
+        as_owner = f"{url}&options={quote('-c role=a_stranger')}"
+        assert call("pgvigil", "setup", "--database-url", as_owner).returncode == 0
+        assert complaints(call, url) == []
+        assert complaints(call, as_owner) == []
 
 
 def test_open_transactions_of_the_application_are_no_finding(fresh: Database, call: Run) -> None:
