@@ -198,6 +198,10 @@ QUERIES = [
     ("SELECT 'primary key: a1b2c3d4', 'password reset 2026', 'password rules of job42x'",
      "SELECT 'primary key: a1b2c3d4', 'password reset 2026', 'password rules of job42x'"),
     ("SELECT password abc123x FROM t", "SELECT password abc123x FROM t"),
+    ("SELECT $$password s3cret7 kept$$, $a$the token is s3cret7$a$", "SELECT $$password *** kept$$, $a$the token is ***$a$"),
+    ("DO $$ BEGIN UPDATE t SET password = x WHERE n = 'kept'; END $$", "DO $$ BEGIN UPDATE t SET password = x WHERE n = 'kept'; END $$"),
+    ("SELECT E'password\\ts3cret7 kept'", "SELECT E'password\\t*** kept'"),
+    ("UPDATE cards SET pin = 's3cret', user_pin = 4711 WHERE n = 'kept' AND spin = 3", "UPDATE cards SET pin = '***', user_pin = *** WHERE n = 'kept' AND spin = 3"),
 ]  # fmt: skip
 MESSAGES = [
     ("password=''s3cret x''", 'password=***'),
@@ -239,6 +243,7 @@ MESSAGES = [
     ("password \xabs3cret\xbb kept", "password *** kept"),
     ("unknown user \xabada\xbb, it\u2019s kept", "unknown user \xabada\xbb, it\u2019s kept"),
     ("https://s3cret@github.com/x kept", "https://***@github.com/x kept"),
+    ("pin: 4711, otp=123456 kept, spin: 3, pass: 3", "pin: *** otp=*** kept, spin: 3, pass: 3"),
 ]  # fmt: skip
 VALUES = [
     ('invalid input syntax for type integer: "s3cret"\nLINE 1: x', '22P02', 'invalid input syntax for type integer: "***"'),

@@ -30,6 +30,7 @@ from pgvigil.live.redact_text import (
     WORD,
     Span,
     bearers,
+    in_prose,
     in_text,
     in_urls,
     is_harmless,
@@ -196,7 +197,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
                     kind == "quoted" and ((is_insert and not has_body) or (is_table and depth > 0))
                 )
             elif kind == "dollar" and nested < _NESTED:
-                spans += _in_query(query, tokens, *inner, nested + 1)
+                spans += [*_in_query(query, tokens, *inner, nested + 1), *in_prose(query, *inner)]
             else:
                 spans += in_text(query, begin, at)
                 if kind != "quoted" and (
@@ -220,7 +221,7 @@ def _in_query(query: str, tokens: re.Pattern[str], at: int, end: int, nested: in
             previous, is_compared, is_row = "", False, False
         elif kind == "number":
             span = begin, at, HIDDEN
-            if hides_all or beside == "secret":
+            if hides_all or beside in ("secret", "weak"):  # beside a token it is a count
                 spans.append(span)
             literals.append(span)
             previous, is_compared, is_row = "", False, False

@@ -23,7 +23,7 @@ Span = tuple[int, int, str]  # start, end, and the replacement
 # A text without any of these holds nothing to redact: this check takes a twentieth of the time of the functions below.
 _SIGN = re.compile(
     r"pass|pwd|secret|token|credential|signature|authorization|cookie|bearer|basic|identified|://"
-    r"|(?:api|access|private|account|enc|encryption|client|server|signing|master|shared|aes)[^a-z0-9]?key|jwt|(?:otp|pw|auth|sig)[^a-z]"
+    r"|(?:api|access|private|account|enc|encryption|client|server|signing|master|shared|aes)[^a-z0-9]?key|jwt|(?:otp|pw|pin|auth|sig)[^a-z]"
     r"|crypt|hmac|program|xp_cmdshell|(?:sign|verify)\s*\(|mysql|-u\s|--user|--proxy-user|eyj|scram-sha|gh[opsru]_|github_pat_|glpat-|xox[abeprs]-|[sr]k_live_",
 )
 
@@ -75,8 +75,9 @@ _IS_QUOTED = re.compile(
 )  # PASSWORD 's3cret', in a message that repeats a statement
 # "the password is 's3cret'"; and "password s3cret", where the word has letters and digits, as no word of English.
 _IN_PROSE = re.compile(
-    r"""\s++(?:is|was)\s++(?=['"`])|\s++(?:(?:is|was)\s++)?(?=[^\s\d'",;]*+\d)(?=[^\sA-Za-z'",;]*+[A-Za-z])(?=[^\s'",;]{6})"""
+    r"""\s++(?:is|was)\s++(?=['"`])|(?:\s|\\[tnrfv])++(?:(?:is|was)\s++)?(?=[^\s\d'",;]*+\d)(?=[^\sA-Za-z'",;]*+[A-Za-z])(?=[^\s'",;]{6})"""
 )
+_PLAIN_WORD = re.compile(r"""[^\s;,()'"$]*+""")
 _OF_KEY = re.compile(r"(?:api|access|private|secret|signing|encryption|account|client|master|shared)\s$", re.IGNORECASE)
 _OPENING = re.compile(r"""(?:[A-Za-z]&?)?(?P<quote>\\++["']|'++|"|`|[\u2018“„«])""")
 _DOLLAR = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
@@ -192,7 +193,9 @@ def in_text(text: str, begin: int, end: int) -> Iterator[Span]:
         if not is_clear:
             if given and not _is_field(word[0], given[0], text[given.end() : given.end() + 1]):
                 continue
-            kind = "token"
+            kind = (
+                "secret" if word[0].casefold().endswith(("pin", "otp")) else "token"
+            )  # the numbers of others are counts
         if given is None and word[0].startswith("-"):  # an option of a command, and its value as the next argument
             given = _SPACES.match(text, at, end)
         if given is None and is_clear:
@@ -205,10 +208,17 @@ def in_text(text: str, begin: int, end: int) -> Iterator[Span]:
             at = max(at, span[1])
 
 
+def in_prose(text: str, begin: int, end: int) -> Iterator[Span]:
+    """Yield values that follow a name as in a sentence, "password s3cret", where the rest is code."""
+    for word in WORD.finditer(text, begin, end):
+        if name_kind(word[0]) in ("secret", "token") and (given := _IN_PROSE.match(text, word.end(), end)):
+            yield given.end(), _end(_PLAIN_WORD, text, given.end(), end), HIDDEN
+
+
 def _is_field(word: str, given: str, then: str) -> bool:
     """Return true if a word of English, such as `pass` or `auth`, is the name of a value here: `first pass: 3 rows` has none."""
     return (
-        word.lower() == "pw"
+        word.lower() in ("pw", "pin", "otp")
         or "=" in given
         or given[0] in "\"'`\\"
         or then in ("'", '"')

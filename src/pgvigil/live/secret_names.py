@@ -14,10 +14,10 @@ _NAMES = (
     r"|enc(?:ryption)?key"
     r"|signature|authorization|cookie|jwt"
 )
-_SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|auth|sig|bearer)$|(token)")
+_SECRET_KEY = re.compile(rf"{_NAMES}|^(?:pass|pw|pin|otp|auth|sig|bearer)$|(token)")
 _SECRET_WORD = re.compile(rf"{_NAMES}|(token)")
 _LAST_PART = re.compile(  # db_pass, app.pw, dbPass
-    r"(?:(?:^|[^A-Za-z0-9])(?i:pass|pw|otp|auth|sig|bearer)|(?<=[a-z])(?:Pass|Pw|Otp|Auth|Sig|Bearer))[^A-Za-z0-9]*+$"
+    r"(?:(?:^|[^A-Za-z0-9])(?i:pass|pw|pin|otp|auth|sig|bearer)|(?<=[a-z])(?:Pass|Pw|Pin|Otp|Auth|Sig|Bearer))[^A-Za-z0-9]*+$"
 )
 
 
