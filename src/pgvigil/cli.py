@@ -21,7 +21,7 @@ import psycopg
 from pgvigil import database, other_state, parser, project, text
 from pgvigil.argv import masked, restore, stray_address
 from pgvigil.commands.common.called import as_called
-from pgvigil.errors import ConnectError, PgvigilError, PreconditionError, UsageError
+from pgvigil.errors import AFTER_CONFLICT, ConnectError, PgvigilError, PreconditionError, UsageError
 
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
 
@@ -114,6 +114,11 @@ def _of_server(error: psycopg.Error, arguments: argparse.Namespace) -> PgvigilEr
         )
     if isinstance(error, psycopg.errors.QueryCanceled):
         return ConnectError(f"the server cancelled a query of this command: {words}", "Run this again when it may run.")
+    if isinstance(error, psycopg.errors.SerializationFailure):
+        return ConnectError(
+            f"the server cancelled a query of this command for a change made meanwhile: {words}",
+            AFTER_CONFLICT,
+        )
     # Only SQL_ASCII lets such text in.
     if isinstance(error, psycopg.errors.CharacterNotInRepertoire | psycopg.errors.UntranslatableCharacter):
         return ConnectError(

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+# A query is cancelled if another transaction has changed what it reads; on a standby, if the replay of changes waits for it.
+AFTER_CONFLICT: Final = (
+    "Run this again. On a standby, hot_standby_feedback = on, or a longer max_standby_streaming_delay, makes it rare."
+)
+
 # Printed by `pgvigil --help` and on docs/exit-codes.md.
 EXIT_CODES: Final = {
     0: "ok",

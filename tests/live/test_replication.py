@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from conftest import EXISTING_INSTALL, PROJECT, Database, Run, _new_database, servers
+from conftest import EXISTING_INSTALL, PROJECT, Database, Run, _new_database, servers, wait_until
 from helpers import replication
 from pgvigil import cli
 from pgvigil.embedded import Server
@@ -294,6 +295,53 @@ def test_what_writes_says_on_a_standby_that_it_cannot(
     assert any(words in errors[0] for words in ("standby", "can only be read", "read-only transaction")), done.stderr
     assert "Traceback" not in done.stderr
     assert list(backups.glob("*.dump"))
+
+
+def test_a_query_that_the_replay_of_changes_cancels_ends_in_a_sentence(
+    run: Run, origin: Server, follower: Database
+) -> None:
+    """The replay of a change of the primary needs the table that the query reads."""
+    follower.execute("ALTER SYSTEM SET max_standby_streaming_delay = 0")
+    follower.execute("SELECT pg_reload_conf()")
+    with ThreadPoolExecutor(1) as pool:
+        query = "SELECT count(*), pg_sleep(60) FROM sessions"
+        asked = pool.submit(run, "pgvigil", "profile", query, "--database-url", follower.url)
+        wait_until(lambda: follower.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        Database(origin, "template_fresh").execute("DO $$ BEGIN LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE; END $$")
+        done = asked.result()
+    assert done.returncode == 2, done.stderr  # as for any statement that fails
+    assert "hot_standby_feedback" in done.stderr
+
+
+AFTER_PROMOTION = [
+    ["validate", "--self-test"], ["status"], ["sessions", "list"], ["setup"], ["migrate", "--backup", "none"],
+    ["maintain", "run-due"], ["maintain", "run", "expiry"], ["maintain", "run", "analyze"], ["backup", "create"],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def promoted(origin: Server) -> Iterator[Database]:
+    """The new install on a standby that took over while a session and a job of its primary were running."""
+    before = Database(origin, "template_fresh")
+    with before.connect() as application, before.connect() as worker:
+        application.execute(
+            "SELECT instrumentation.register_session(instrumentation.register_instance('host'))",
+        )
+        worker.execute("SELECT pgvigil.begin_job('expiry', false)")
+        with replication.standby(origin) as server:
+            after = Database(server, "template_fresh")
+            assert after.execute("SELECT pg_promote()") == [(True,)]
+            yield after
+
+
+@pytest.mark.parametrize("words", AFTER_PROMOTION, ids=" ".join)
+@pytest.mark.slow(first=3)
+def test_a_promoted_standby_is_a_primary(
+    call: Run, promoted: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("PGVIGIL_BACKUP_DIR", str(tmp_path))
+    done = call("pgvigil", *words, "--database-url", promoted.url)
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_backups_are_listed_without_a_server(call: Run, backups: Path) -> None:

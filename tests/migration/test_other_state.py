@@ -67,6 +67,19 @@ def test_command_names_what_is_another_state_of_pgvigil(
 
 
 @pytest.mark.client_side
+def test_a_query_that_is_cancelled_for_a_change_made_meanwhile_is_not_its_defect(
+    fresh: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh.execute("DROP FUNCTION pgvigil.preview_jobs()")
+    fresh.execute(
+        f"{PREVIEW.format('action text', 'plpgsql')} AS $$BEGIN RAISE 'conflict' USING ERRCODE = '40001'; END$$"
+    )
+    url = make_conninfo(fresh.url, options="-c role=pgvigil_owner")
+    assert cli.main(["maintain", "preview", "--database-url", url]) == 3
+    assert "for a change made meanwhile: conflict" in capsys.readouterr().err
+
+
+@pytest.mark.client_side
 def test_what_a_command_cannot_work_with_is_not_its_defect_if_the_ledger_is_of_other_files(
     fresh: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

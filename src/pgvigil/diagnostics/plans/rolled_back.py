@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGresult
 
 from pgvigil import database, input_files
 from pgvigil.database import Target
-from pgvigil.errors import LockedError, PgvigilError, PreconditionError, UsageError
+from pgvigil.errors import AFTER_CONFLICT, LockedError, PgvigilError, PreconditionError, UsageError
 from pgvigil.migration import ledger
 
 _LONGEST = 64_000_000  # of a statement
@@ -157,6 +157,8 @@ def _refusal(result: PGresult, conn: psycopg.Connection, statement: str, skipped
             hint
             or "Raise statement_timeout in PGOPTIONS, if it is set there; otherwise another session cancelled the statement."
         )
+    elif code == "40001":
+        hint = hint or AFTER_CONFLICT
     elif code in ("25001", "2D000"):  # VACUUM and the like; a COMMIT within a procedure
         hint = hint or "It cannot run in a transaction that is rolled back: profile its parts instead."
     elif code in ("42601", "42P02", "08P01"):
