@@ -1,12 +1,13 @@
 """The stall of the application's writers while an existing install is migrated: ours against one naive transaction.
 
-    scripts/bootstrap.sh test benchmarks/migration_stall.py [--sessions 1000000] [--writers 4]
+    scripts/bootstrap.sh test benchmarks/migration_stall.py [--sessions 1000000] [--writers 4] [--per-second 1000]
 
 Builds the existing install on a throw-away server, grows it, and migrates it twice from the same state under writers
 that update and insert sessions and context rows without a pause: once with `pgvigil migrate`, once with the naive
 script, which does the same work the obvious way (plain CREATE INDEX, checks validated at once, one transaction).
-Prints, for each, how long it took, how many writes succeeded, the longest single write, and writer errors; then the
-ratio of the longest writes. The first line, of a minute without a migration, is what the machine itself does to a write.
+Prints, for each, how long it took, how many writes succeeded, the longest single write, the longest time in which all
+writers waited at once, and writer errors; then the ratios of the two. Without a pause the writers leave no processor to
+anybody else, so a single write may wait for its turn: all at once wait for a lock only. The first line, of a minute without a migration, is what the machine itself does to a write.
 Each database is dropped after its turn: autovacuum of the first would slow the second.
 """
 
@@ -53,8 +54,8 @@ def naive() -> str:
     return f"SET search_path = pg_catalog, pg_temp; SET pgvigil.schema = 'public';\n{script}"
 
 
-def measure(url: str, writers: int, migrate: list[str] | str | None) -> tuple[float, Load]:
-    with Load(url, writers) as load:
+def measure(url: str, writers: int, migrate: list[str] | str | None, per_second: float | None) -> tuple[float, Load]:
+    with Load(url, writers, per_second=per_second) as load:
         time.sleep(1)
         began = time.perf_counter()
         if migrate is None:
@@ -73,6 +74,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument(
+        "--per-second",
+        type=float,
+        help="writes of all writers together (default: without a pause, which takes all processors of a small machine)",
+    )
     parser.add_argument(
         "--bindir", type=Path, default=embedded.binaries(), help="a PostgreSQL to use instead of the embedded one"
     )
@@ -99,19 +105,20 @@ def main() -> None:
             backups,
         ]
         print(f"{arguments.sessions:,} sessions, {arguments.writers} writers, PostgreSQL {server.major}")
-        print(f"{'':8}{'took s':>9}{'writes':>10}{'longest write ms':>19}{'writer errors':>16}")
-        longest = {}
+        print(f"{'':8}{'took s':>9}{'writes':>10}{'longest write ms':>19}{'all waited ms':>16}{'writer errors':>16}")
+        longest, stalled = {}, {}
         for name, migrate in (("none", None), ("naive", naive()), ("ours", ours)):
             with psycopg.connect(server.dsn(), autocommit=True) as conn:
                 conn.execute(f"CREATE DATABASE {name} TEMPLATE grown")
                 conn.execute("CHECKPOINT")
-            took, load = measure(server.dsn(name), arguments.writers, migrate)
+            took, load = measure(server.dsn(name), arguments.writers, migrate, arguments.per_second)
             with psycopg.connect(server.dsn(), autocommit=True) as conn:
                 conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            longest[name] = load.longest
+            longest[name], stalled[name] = load.longest, load.stalled
             errors = f"{len(load.errors):16}  {load.errors[0] if load.errors else ''}"
-            print(f"{name:8}{took:9.1f}{load.count:10,}{load.longest * 1000:19.0f}{errors}")
+            print(f"{name:8}{took:9.1f}{load.count:10,}{load.longest * 1000:19.0f}{load.stalled * 1000:16.0f}{errors}")
         print(f"longest write, naive : ours = {longest['naive'] / longest['ours']:.1f} : 1")
+        print(f"all waited, naive : ours = {stalled['naive'] / stalled['ours']:.1f} : 1")
 
 
 if __name__ == "__main__":
