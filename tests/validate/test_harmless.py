@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -141,25 +142,55 @@ def test_schema_of_any_name_has_no_finding(schema: str, database: Database, call
     assert complaints(call, database.url, "--schema", schema) == []
 
 
-def test_install_by_a_role_without_special_rights_has_no_finding(
-    database: Database, run: Run, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The common cache keeps the last few files of all tests, and this one needs the one of its first install.
+@pytest.fixture
+def of_a_stranger(
+    database: Database, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str]]:
+    """An empty database, as its owner and as a superuser, on a server where pgvigil's roles are and no reference is."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with Server(servers()[database.server.major]) as own:
-        # pgvigil's roles and the reference come with it, which this owner could not make. A process ends when both are there.
-        cache = {"XDG_CACHE_HOME": str(tmp_path)}
-        assert run("pgvigil", "setup", "--database-url", own.dsn("postgres"), env=cache).returncode == 0
+        elsewhere = {"XDG_CACHE_HOME": str(tmp_path / "elsewhere")}
+        assert run("pgvigil", "setup", "--database-url", own.dsn("postgres"), env=elsewhere).returncode == 0
         with psycopg.connect(own.dsn("postgres"), autocommit=True) as conn:
             conn.execute("CREATE ROLE a_stranger LOGIN")
             conn.execute("CREATE DATABASE of_a_stranger OWNER a_stranger")
         with psycopg.connect(own.dsn("of_a_stranger"), autocommit=True) as conn:
             conn.execute("ALTER SCHEMA public OWNER TO a_stranger")
         url = own.dsn("of_a_stranger")
-        as_owner = f"{url}&options={quote('-c role=a_stranger')}"
+        yield f"{url}&options={quote('-c role=a_stranger')}", url
+
+
+def test_install_by_a_role_without_special_rights_has_no_finding(of_a_stranger: tuple[str, str], call: Run) -> None:
+    as_owner, as_superuser = of_a_stranger
+    assert call("pgvigil", "setup", "--database-url", as_owner).returncode == 0
+    assert complaints(call, as_owner) == []
+    assert complaints(call, as_superuser) == []
+
+
+def test_install_by_a_role_without_special_rights_is_compared_on_another_machine(
+    of_a_stranger: tuple[str, str], run: Run, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_owner, _ = of_a_stranger
+    done = run("pgvigil", "setup", "--database-url", as_owner, env={"XDG_CACHE_HOME": "/dev/null"})
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    assert complaints(call, as_owner) == []
+
+
+def test_the_reference_of_a_server_without_our_roles_is_not_that_of_one_with_them(
+    database: Database, call: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Server(servers()[database.server.major]) as own:
+        with psycopg.connect(own.dsn("postgres"), autocommit=True) as conn:
+            conn.execute("CREATE ROLE a_stranger LOGIN")
+            conn.execute("CREATE DATABASE of_a_stranger OWNER a_stranger")
+        with psycopg.connect(own.dsn("of_a_stranger"), autocommit=True) as conn:
+            conn.execute("ALTER SCHEMA public OWNER TO a_stranger")
+        as_owner = f"{own.dsn('of_a_stranger')}&options={quote('-c role=a_stranger')}"
         assert call("pgvigil", "setup", "--database-url", as_owner).returncode == 0
-        assert complaints(call, url) == []
-        assert complaints(call, as_owner) == []
+        done = call("pgvigil", "setup", "--database-url", own.dsn("postgres"))
+        assert done.returncode == 0, done.stderr
 
 
 def test_open_transactions_of_the_application_are_no_finding(fresh: Database, call: Run) -> None:

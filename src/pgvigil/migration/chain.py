@@ -103,6 +103,9 @@ class Chain(ABC):
     def begin(self, run: Run, target: Target, log: Reporter) -> None:
         """Do what comes first under the run lock, before the backup."""
 
+    def begin_empty(self, conn: psycopg.Connection, schema: str) -> None:  # noqa: B027 - most chains have nothing to do
+        """Do what is possible only while the database is empty."""
+
     @abstractmethod
     def apply_group(self, conn: psycopg.Connection, change: Change, trace: Trace) -> None:
         """Make a change.

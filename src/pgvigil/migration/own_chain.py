@@ -5,6 +5,7 @@ application's tables.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -22,12 +23,25 @@ from pgvigil.owner import OWN_ROLE, confine, owner_of, rows
 from pgvigil.planned_code import planned_code
 from pgvigil.progress import Reporter
 from pgvigil.shipped import require_shipped
-from pgvigil.validate import Declaration, Reference, Report, keep_reference, load_declaration, load_spec, validate
+from pgvigil.validate import (
+    Declaration,
+    Reference,
+    Report,
+    keep_reference,
+    load_declaration,
+    load_spec,
+    reference_of_empty,
+    validate,
+)
+
+if TYPE_CHECKING:
+    from pgvigil.validate.catalog.snapshot import Snapshot
 
 
 class OwnChain(Chain):
     staged = True
     application_tables = preflight.APPLICATION_TABLES
+    reference: Snapshot | None = None  # of a database that was empty
 
     @property
     def spec_name(self) -> str:  # type: ignore[override]
@@ -96,6 +110,10 @@ class OwnChain(Chain):
     def begin(self, run: Run, target: Target, log: Reporter) -> None:
         pass
 
+    def begin_empty(self, conn: psycopg.Connection, schema: str) -> None:
+        """Make the reference here if there can be no scratch database for it: most servers that one rents give nobody the right."""
+        self.reference = reference_of_empty(conn, self.declaration(), project.INIT_SQL, schema)
+
     def require_rehearsal(self, pending: list[Migration]) -> None:
         pass
 
@@ -122,7 +140,10 @@ class OwnChain(Chain):
     def verdict(self, conn: psycopg.Connection, target: Target, schema: str) -> Report:
         """Compare also what the spec does not spell out. The reference is stored for roles that may only read."""
         declared = self.declaration()
-        reference, _ = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: schema).outcome()
+        reference = self.reference
+        if reference is None:
+            made = Reference(target, lambda: conn, lambda: declared, project.INIT_SQL, lambda _: schema)
+            reference, _ = made.outcome()
         if reference:
             keep_reference(conn, reference, project.INIT_SQL)
         return validate(conn, declared, schema, reference=reference)

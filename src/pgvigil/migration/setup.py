@@ -37,6 +37,7 @@ def setup(target: Target, options: Options, wait: float, log: Reporter) -> Outco
                 _require_empty(conn, run.schema)
                 preflight.require_rights(conn, run.schema)
                 preflight.require_room(conn, run.schema, [])
+                run.chain.begin_empty(conn, run.schema)
                 applied = runner.apply_pending(run, target, options, log)
             elif run.pending:
                 raise PreconditionError(

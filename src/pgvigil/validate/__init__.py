@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pgvigil.validate.catalog.snapshot import read_early as read_early
     from pgvigil.validate.diff.reference import Reference as Reference
     from pgvigil.validate.diff.reference import keep_reference as keep_reference
+    from pgvigil.validate.diff.reference import reference_of_empty as reference_of_empty
     from pgvigil.validate.owners import require_owner_or_consent as require_owner_or_consent
     from pgvigil.validate.repair.fix_script import fix_sql as fix_sql
     from pgvigil.validate.report.formats import FORMATS as FORMATS
@@ -51,6 +52,7 @@ _WHERE = {
     "with_source_line": "report.source_lines",
     "read_early": "catalog.snapshot",
     "require_owner_or_consent": "owners",
+    "reference_of_empty": "diff.reference",
     "render": "report.formats",
     "self_test": "selftest",
     "validate": "run",

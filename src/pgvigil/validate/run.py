@@ -17,7 +17,7 @@ from pgvigil.validate.catalog.snapshot import PLAIN_TYPE, Answers, Connection, S
 from pgvigil.validate.diff import replaced, schema_access, settings
 from pgvigil.validate.diff.compare import LEDGER, Comparison
 from pgvigil.validate.diff.diff_builder import ABSENT, AttributeDiff, DiffBuilder
-from pgvigil.validate.diff.expected_state import ACTIVE_TIME, POLICIES, Rows
+from pgvigil.validate.diff.expected_state import DEFAULT_EXPIRY, POLICIES, Rows
 from pgvigil.validate.report import describe
 from pgvigil.validate.report.model import Finding, Report, Unchecked
 from pgvigil.validate.report.source_lines import with_source_line
@@ -102,7 +102,7 @@ def _rows(conn: Connection, declaration: Declaration, found: Snapshot) -> tuple[
     expected = set(declaration.rows)
     if any(mark.unless_baselined for mark in declaration.marks.values()):
         expected.add(LEDGER)
-    if ACTIVE_TIME in declaration.objects:
+    if DEFAULT_EXPIRY in declaration.objects:
         expected.add(POLICIES)
     readable = [name for name in sorted(expected) if found.details.get(table(name), {}).get("readable")]
     unsafe = []

@@ -31,7 +31,7 @@ _RIGHT = {
 }
 _TO = {"grant": "to", "revocation": "from"}
 # The application's schema, in a path of its own; any other object may be called "{schema}" too.
-_APPLICATION_SCHEMA = re.compile(
+_IN_APPLICATION_SCHEMA = re.compile(
     r"^((?:(?:default )?(?:grant|revocation) (?:in|on) |comment on )?schema) [{]schema[}](?![^ ])"
 )
 
@@ -75,7 +75,7 @@ class ObjectRef(NamedTuple):
 
     def shown_in(self, schema: str) -> str:
         """The path, with a name in it for the application's schema."""
-        return _APPLICATION_SCHEMA.sub(lambda match: f"{match[1]} {schema}", self.path)
+        return _IN_APPLICATION_SCHEMA.sub(lambda match: f"{match[1]} {schema}", self.path)
 
     # --- made from others --------------------------------------------------------------------------------------------
 
@@ -203,11 +203,14 @@ class ObjectRef(NamedTuple):
     @property
     def is_of_application_schema(self) -> bool:
         """Return true of that schema itself, and of rights and comments on it."""
-        return _APPLICATION_SCHEMA.match(self.path) is not None
+        return _IN_APPLICATION_SCHEMA.match(self.path) is not None
 
 
 _KNOWN: dict[str, ObjectRef] = {}  # by path
 _MOST_KNOWN = 1 << 17
+
+
+APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 
 
 def table(label: str) -> ObjectRef:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, unquoted
-from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table, view
+from pgvigil.validate.catalog.object_ref import APPLICATION_SCHEMA, ROUTINES, ObjectRef, table, view
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 from pgvigil.validate.catalog.spelling import canonical, table_storage, without_tuning
 from pgvigil.validate.diff import renamed, roles
@@ -62,7 +62,6 @@ else:
     repair = later("pgvigil.validate.repair.repair")
     describe = later("pgvigil.validate.report.describe")
 
-_APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 LEDGER = "pgvigil.migrations"
 VALUES_OF = "The values of "  # pgvigil.value_check knows it by the same words
 
@@ -372,7 +371,7 @@ class Comparison:
             ]
         if kind == "view" and keys == ["with"] and self._restored_from_14(ref):
             plain, tuned = [], plain
-        if ref == _APPLICATION_SCHEMA and self.builder.another_major:
+        if ref == APPLICATION_SCHEMA and self.builder.another_major:
             plain, tuned = [], [*tuned, *plain]
         if [part.key for part in plain] == ["order"] and pg_dump_gaps.reorders(ref, self.expected, self.found.objects):
             plain, tuned = [], [*tuned, plain[0]._replace(expected=f"{plain[0].expected}: {pg_dump_gaps.ORDER}")]

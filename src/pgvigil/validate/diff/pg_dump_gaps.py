@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pgvigil.lazily import later
-from pgvigil.validate.catalog.object_ref import ObjectRef, table
+from pgvigil.validate.catalog.object_ref import APPLICATION_SCHEMA, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ _PUBLIC = "every database is made with it, and pg_dump does not drop it"
 _DATABASE = "a database by another name: pg_dump carries settings and rights of a database only with --create"
 
 _THE_DATABASE = ObjectRef("database", "{database}")
-_OURS = ObjectRef("schema", "{schema}")
-_CLOSED = ObjectRef.right("revocation", _OURS, "PUBLIC")
+_CLOSED = ObjectRef.right("revocation", APPLICATION_SCHEMA, "PUBLIC")
 
 
 def left_out(
@@ -73,7 +72,7 @@ def carried(expected: dict[ObjectRef, Attributes], major: int, server: int) -> d
     """
     if not 0 < major < 15 <= server:
         return expected
-    taken = {ref for ref in expected if ref.kind == "revocation" and ref.of == _OURS}
+    taken = {ref for ref in expected if ref.kind == "revocation" and ref.of == APPLICATION_SCHEMA}
     if not taken:
         return expected
     left = [one for one in expected.get(_CLOSED, {}).get("privileges", ()) if one != "CREATE"]

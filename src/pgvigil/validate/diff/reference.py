@@ -25,6 +25,7 @@ from pgvigil.errors import PgvigilError
 from pgvigil.owner import copied, owner_of_table
 from pgvigil.scratch_databases import Log
 from pgvigil.validate.catalog.identifiers import quoted
+from pgvigil.validate.catalog.object_ref import APPLICATION_SCHEMA
 from pgvigil.validate.catalog.queries import QUERIES
 from pgvigil.validate.catalog.snapshot import Connection, Scope, Snapshot, by_path, snapshot
 from pgvigil.validate.report.model import Unchecked
@@ -124,8 +125,7 @@ class Reference:
                 declaration = self.declaration()
                 made = load_ddl(there, declaration, self.ddl, schema)
                 self._answer(made)
-            if name and set(declaration.roles) <= set(made.grantees.values()):
-                cache.write(name, made.to_json())  # else some role was missing and could not be made
+            _keep_file(name, made, declaration)
         except (psycopg.Error, PgvigilError) as error:
             with database.connect(self.target, "reference") as other:
                 self._answer_stored(
@@ -142,6 +142,27 @@ class Reference:
         self._answer(
             None, f"{reason}, {doubt or 'and pgvigil.reference_snapshots holds no copy of this version'}. {_WAYS}"
         )
+
+
+def reference_of_empty(conn: Connection, declaration: Declaration, ddl: Path, schema: str) -> Snapshot | None:
+    """Return the reference, made in a database that is empty by a role that may not have a scratch database, or None.
+
+    The DDL is rolled back. None where a scratch database does for it, and where the DDL fails, which a caller sees when it
+    runs the migrations.
+    """
+    if not hindrance(conn):
+        return None
+    try:
+        made = load_ddl(conn, declaration, ddl, schema)
+    except psycopg.Error:
+        return None
+    _keep_file(_cached_as(conn, key_of(ddl, schema)), made, declaration)
+    return made
+
+
+def _keep_file(name: str, made: Snapshot, declaration: Declaration) -> None:
+    if name and set(declaration.roles) <= set(made.grantees.values()):
+        cache.write(name, made.to_json())  # else some role was missing and could not be made
 
 
 def hindrance(conn: Connection) -> str:
@@ -171,7 +192,18 @@ def load_ddl(there: Connection, declaration: Declaration, ddl: Path, schema: str
         there.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
         there.execute(without_psql(ddl.read_text()))
         own = tuple(name for name in declaration.schemas if name != "{schema}")
-        return snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
+        made = snapshot(there, Scope((schema, *own), cut=tuple(declaration.patterns)), schema)
+    # The owner of the application's schema, and what he gives others, are the database's own and not made by the DDL.
+    ours = {*declaration.roles, "PUBLIC"}
+    of_others = [
+        ref
+        for ref in made.objects
+        if ref == APPLICATION_SCHEMA or (ref.of == APPLICATION_SCHEMA and made.grantees.get(ref) not in ours)
+    ]
+    for part in (made.objects, made.roots, made.grantees, made.details):
+        for ref in of_others:
+            part.pop(ref, None)
+    return made
 
 
 def without_psql(script: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgvigil.lazily import later
 from pgvigil.validate.catalog.identifiers import quoted, schema_of
-from pgvigil.validate.catalog.object_ref import ROUTINES, ObjectRef, table
+from pgvigil.validate.catalog.object_ref import APPLICATION_SCHEMA, ROUTINES, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes
 from pgvigil.validate.diff.default_rights import explained, owner_of
 from pgvigil.validate.diff.diff_builder import DiffBuilder, texts_of
@@ -25,7 +25,6 @@ else:
 
 _OF_APPLICATION = ("session_lifecycle", "analytics_aggregations")  # what the session application writes itself
 _SILENT = {"grant", "revocation", "extension"}  # of the application: not even reported
-_APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
 
 
 class Unexpected:
@@ -156,7 +155,7 @@ class Unexpected:
             return True
         if not self.of_reference and (ref.kind in ("grant", "revocation") or ref.of_column):
             return True  # a spec written by hand need not list these
-        if ref == ObjectRef.right("grant", _APPLICATION_SCHEMA, quoted(self.found.owner)):
+        if ref == ObjectRef.right("grant", APPLICATION_SCHEMA, quoted(self.found.owner)):
             return True  # whose objects are there
         loose = self._is_loose(ref, root)
         return loose and ref.kind in _SILENT and not self.builder.strict
@@ -168,7 +167,7 @@ class Unexpected:
         """Return true if it is drift in our schema: a finding, not a note."""
         kind, schemas = ref.kind, self.declaration.schemas
         if self.declaration.complete:
-            return not (ref.of == _APPLICATION_SCHEMA and self.builder.another_major)
+            return not (ref.of == APPLICATION_SCHEMA and self.builder.another_major)
         if kind == "statistics":
             return False
         if kind == "rule" and " DO INSTEAD " in attributes["definition"]:
