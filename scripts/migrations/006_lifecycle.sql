@@ -70,34 +70,45 @@ CREATE TRIGGER protect_standard_policy_name BEFORE UPDATE OF policy ON pgvigil.r
 CREATE TRIGGER protect_standard_policy_rows BEFORE TRUNCATE ON pgvigil.retention_policies
     FOR EACH STATEMENT EXECUTE FUNCTION pgvigil.protect_standard_policy();
 
--- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times are in a
--- function that the planner inlines; when it is replaced, PostgreSQL informs every session.
--- Operators are qualified, because it runs under the search_path of whoever makes a session.
-CREATE FUNCTION pgvigil.compile_active_time() RETURNS void
+-- A query for the policy of each new session would be a twelfth of what it costs to make one. So the times are
+-- constants in the trigger's body; when that is replaced, PostgreSQL informs every session.
+-- With the rights of who makes a session, who need not have USAGE on schema pgvigil: it names nothing there. No SET
+-- search_path, which would cost every insert: operators are qualified instead, and no type is named.
+CREATE FUNCTION pgvigil.compile_default_expiry() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    body text;
+    times    text;
+    standard integer;
 BEGIN
-    SELECT format('SELECT CASE %s ELSE interval ''%s hours'' END',
-                  coalesce(string_agg(format('WHEN policy OPERATOR(pg_catalog.=) %L THEN interval ''%s hours''',
-                                             policy, active_hours),
-                                      ' ' ORDER BY policy COLLATE "C") FILTER (WHERE policy <> 'standard'),
-                           'WHEN false THEN NULL'),
-                  max(active_hours) FILTER (WHERE policy = 'standard'))
-    INTO body FROM pgvigil.retention_policies;
-    EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval'
-                   ' LANGUAGE sql STABLE PARALLEL SAFE AS %L', body);
+    SELECT format('{%s}', string_agg(format('%s: "%s hours"', to_json(policy), active_hours),
+                                     ', ' ORDER BY policy COLLATE "C")),
+           max(active_hours) FILTER (WHERE policy = 'standard')
+    INTO times, standard FROM pgvigil.retention_policies;
+    EXECUTE format('CREATE OR REPLACE FUNCTION pgvigil.set_default_expiry() RETURNS trigger LANGUAGE plpgsql AS %L',
+                   format($body$
+BEGIN
+    NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP) OPERATOR(pg_catalog.+)
+        coalesce((%1$L::pg_catalog.jsonb OPERATOR(pg_catalog.->>) NEW.retention_policy)::interval,
+                 interval '%2$s hours'));
+    IF NEW.last_activity_at IS NULL OR NEW.is_dormant IS NULL THEN  -- written as NULL: the columns have defaults
+        NEW.last_activity_at := coalesce(NEW.last_activity_at, NEW.created_at, CURRENT_TIMESTAMP);
+        NEW.is_dormant := coalesce(NEW.is_dormant, false);
+    END IF;
+    RETURN NEW;
+END $body$, times, standard));
 END $$;
-COMMENT ON FUNCTION pgvigil.compile_active_time() IS 'Writes pgvigil.active_time(text) from pgvigil.retention_policies';
-SELECT pgvigil.compile_active_time();
-COMMENT ON FUNCTION pgvigil.active_time(text) IS
-    'active_hours of a retention policy, of standard for NULL and '
-    'unknown ones; every edit of pgvigil.retention_policies rewrites it';
+COMMENT ON FUNCTION pgvigil.compile_default_expiry() IS
+    'Writes pgvigil.set_default_expiry() from pgvigil.retention_policies';
+SELECT pgvigil.compile_default_expiry();
+COMMENT ON FUNCTION pgvigil.set_default_expiry() IS
+    'A new session without expires_at gets one by active_hours of its retention policy, of standard for NULL and '
+    'unknown ones; one without last_activity_at was last active when it was created; '
+    'every edit of pgvigil.retention_policies rewrites this function';
 
 -- SECURITY DEFINER: who may edit policies need not own the function.
-CREATE FUNCTION pgvigil.refresh_active_time() RETURNS trigger
+CREATE FUNCTION pgvigil.refresh_default_expiry() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -111,17 +122,17 @@ BEGIN
                     HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, and edit them again.';
     END IF;
     LOCK TABLE pgvigil.retention_policies IN SHARE UPDATE EXCLUSIVE MODE;  -- another edit first commits
-    PERFORM pgvigil.compile_active_time();
+    PERFORM pgvigil.compile_default_expiry();
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION pgvigil.refresh_active_time() IS 'Lets the next new session follow an edited policy';
+COMMENT ON FUNCTION pgvigil.refresh_default_expiry() IS 'Lets the next new session follow an edited policy';
 -- By row and always, so that edits which come by replication are followed too.
-CREATE TRIGGER refresh_active_time AFTER INSERT
+CREATE TRIGGER refresh_default_expiry AFTER INSERT
     OR UPDATE OF policy, active_hours
     OR DELETE ON pgvigil.retention_policies
-    FOR EACH ROW EXECUTE FUNCTION pgvigil.refresh_active_time();
-ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_active_time;
-COMMENT ON TRIGGER refresh_active_time ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
+    FOR EACH ROW EXECUTE FUNCTION pgvigil.refresh_default_expiry();
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_default_expiry;
+COMMENT ON TRIGGER refresh_default_expiry ON pgvigil.retention_policies IS 'New sessions follow an edited policy';
 
 -- The foreign key is the hold: it also stops a plain DELETE, and one that runs while the hold is being placed.
 CREATE TABLE pgvigil.legal_holds (
@@ -386,25 +397,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION pgvigil.guard_archived_children() IS
     'Refuses to truncate what archived sessions hold, unless they go too';
-
--- No SET search_path, which would cost every insert: operators are qualified instead, and no type is named.
--- SECURITY DEFINER: who may make a session need not have USAGE on schema pgvigil.
-CREATE FUNCTION pgvigil.set_default_expiry() RETURNS trigger
-LANGUAGE plpgsql
-SECURITY DEFINER
-AS $$
-BEGIN
-    NEW.expires_at := coalesce(NEW.expires_at, coalesce(NEW.created_at, CURRENT_TIMESTAMP)
-                                                   OPERATOR(pg_catalog.+) pgvigil.active_time(NEW.retention_policy));
-    IF NEW.last_activity_at IS NULL OR NEW.is_dormant IS NULL THEN  -- written as NULL: the columns have defaults
-        NEW.last_activity_at := coalesce(NEW.last_activity_at, NEW.created_at, CURRENT_TIMESTAMP);
-        NEW.is_dormant := coalesce(NEW.is_dormant, false);
-    END IF;
-    RETURN NEW;
-END $$;
-COMMENT ON FUNCTION pgvigil.set_default_expiry() IS
-    'A new session without expires_at gets one by its retention policy; '
-    'one without last_activity_at was last active when it was created';
 
 -- One session at a time, for the application
 -- ---------------------------------------------------------------------------

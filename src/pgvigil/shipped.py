@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgvigil import project
+from pgvigil import default_expiry, project
 from pgvigil.errors import ConnectError
 from pgvigil.owner import OWN_ROLE, confine, copied
 from pgvigil.placeholders import bound
@@ -26,12 +26,6 @@ _FUNCTION = re.compile(
     r"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE) (?P<schema>pgvigil|instrumentation)\.(?P<name>\w+)\("
 )
 _BODY = re.compile(r"\b(?:AS (?P<quote>\$\w*\$)|(?:RETURN|BEGIN ATOMIC)\b)")
-# Written by a trigger from the rows of retention_policies: an expression of constants, looked at as such.
-_COMPUTED = {("pgvigil", "active_time")}
-_ACTIVE_TIME = re.compile(
-    r"SELECT CASE (WHEN policy OPERATOR\(pg_catalog\.=\) ('(''|[^'])*'| ?E'([^'\\]|''|\\\\)*') THEN interval '\d+ hours' )*"
-    r"ELSE interval '\d+ hours' END"
-)
 
 
 class _Shape(NamedTuple):
@@ -326,9 +320,9 @@ def _functions(conn: psycopg.Connection[Any], schema: str, found: list[Any]) -> 
     unknown = []
     for nsp, name, body, definer, settings, arguments, result, owned, known_language, parsed, oid in found:
         what = f"function {nsp}.{name}"
-        if (nsp, name) in _COMPUTED:
-            plain = not definer and not settings and (arguments, result) == ("policy text", "interval")
-            if not plain or not _ACTIVE_TIME.fullmatch(body):
+        if (nsp, name) == ("pgvigil", "set_default_expiry"):  # written from the rows of retention_policies
+            as_made = (owned, known_language, parsed, definer, list(settings), arguments, result)
+            if as_made != (True, True, False, False, [], "", "trigger") or not default_expiry.is_body(body):
                 yield f"{what} is another one"
             continue
         candidates = shapes.get((nsp, name))

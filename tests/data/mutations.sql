@@ -1013,10 +1013,10 @@ SELECT mutate.function('pgvigil.backfill_dormancy(integer)', 'COMMIT', 'ROLLBACK
 SELECT mutate.function('pgvigil.actor()', 'SESSION_USER', 'CURRENT_USER');
 
 --- policy edited past the function that follows it
----   different function pgvigil.active_time(text)
-ALTER TABLE pgvigil.retention_policies DISABLE TRIGGER refresh_active_time;
+---   different function pgvigil.set_default_expiry()
+ALTER TABLE pgvigil.retention_policies DISABLE TRIGGER refresh_default_expiry;
 UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short';
-ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_active_time;
+ALTER TABLE pgvigil.retention_policies ENABLE ALWAYS TRIGGER refresh_default_expiry;
 
 --- body of an SQL function in BEGIN ATOMIC changed
 ---   different function pgvigil.value_lists()

@@ -629,7 +629,7 @@ CALLS = {
     "finish_kill": "SELECT instrumentation.finish_kill(instrumentation.current_session(), 'cancel', true, 'x', false)",
     "close_session": "SELECT instrumentation.close_session()",
     "stop_instance": "SELECT instrumentation.stop_instance('00000000-0000-7000-8000-000000000001')",
-    "log_session_created set_default_expiry": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
+    "log_session_created": "INSERT INTO public.sessions (session_key, agent_from) VALUES ('a', 'x'), ('b', 'x')",
     "log_session_change": "UPDATE public.sessions SET status = 'completed'",
     "count_added_context": """INSERT INTO public.context_history (session_id, sequence_number, context_type, content)
                               SELECT id, 1, 'message', 'x' FROM public.sessions""",
@@ -639,7 +639,7 @@ CALLS = {
     "clear_session_counters guard_archived_children": "TRUNCATE public.context_history",
     "archive_deleted_session guard_legal_hold": "DELETE FROM public.sessions",
     "lapse_consent_by_status": "DELETE FROM pgvigil.final_statuses",
-    "refresh_active_time lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
+    "refresh_default_expiry lapse_consent": "UPDATE pgvigil.retention_policies SET active_hours = 1",
     "protect_held_policy": "UPDATE pgvigil.retention_policies SET policy = 'brief' WHERE policy = 'short'",
     "waiting_rows": "SELECT * FROM pgvigil.waiting_rows()",
     "push_holds": "SELECT pgvigil.push_holds('x', '1 hour', '{}', false)",

@@ -22,14 +22,18 @@ FOR_EVERYBODY = {
 }
 # On the hot path a SET clause costs too much: they qualify every operator and name no type.
 UNPINNED = {
-    "pgvigil.set_default_expiry",
     "pgvigil.count_added_context",
     "pgvigil.log_session_change",
     "pgvigil.log_session_created",
     "pgvigil.guard_archived_session",
 }
 # With the caller's rights, and no path either.
-UNPINNED_OF_THE_CALLER = {"pgvigil.limit_activity_updates", "pgvigil.touch_session", "pgvigil.stamp_updated_at"}
+UNPINNED_OF_THE_CALLER = {
+    "pgvigil.limit_activity_updates",
+    "pgvigil.touch_session",
+    "pgvigil.stamp_updated_at",
+    "pgvigil.set_default_expiry",
+}
 
 
 @pytest.fixture

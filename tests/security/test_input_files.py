@@ -189,7 +189,7 @@ def test_no_password_file_is_a_password_file(monkeypatch: pytest.MonkeyPatch) ->
 
 # These read files of pgvigil's own, or open with checks of their own, or write.
 ELSEWHERE = {
-    "dot_env", "posix_acl", "project", "shipped", "other_state", "cli", "__main__", "input_files",
+    "default_expiry", "dot_env", "posix_acl", "project", "shipped", "other_state", "cli", "__main__", "input_files",
     "archives/erase", "archives/parquet", "archives/store", "archives/summary",  # what they have just made, or checked
     "backup/create", "backup/manifest", "commands/common/output", "commands/help", "commands/metrics_files", "commands/new",
     "commands/spec", "diagnostics/remake", "embedded/jobs", "embedded/persistent", "embedded/process", "embedded/temporary",

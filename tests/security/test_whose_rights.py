@@ -191,6 +191,9 @@ REPLACED = {
     "a domain of ours": """CREATE DOMAIN pgvigil.evil AS text;
         ALTER TABLE pgvigil.alert_thresholds ADD COLUMN extra pgvigil.evil;
         ALTER DOMAIN pgvigil.evil ADD CHECK ({app}.spring()) NOT VALID""",
+    "the body that is written from the policies": """DO $$ BEGIN EXECUTE replace(pg_get_functiondef('pgvigil.set_default_expiry()'::regprocedure),
+        'RETURN NEW', 'PERFORM {app}.spring(); RETURN NEW'); END $$""",
+    "a path for the body that is written from the policies": "ALTER FUNCTION pgvigil.set_default_expiry() SET search_path = {app}",
     "a function in an index, which the planner computes": """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
         CREATE INDEX evil ON pgvigil.jobs (job) WHERE {app}.planned()""",
     "a function in an index of the ledger": """CREATE FUNCTION {app}.planned() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN {app}.spring(); END $$;
@@ -276,6 +279,17 @@ def test_what_was_not_replaced_is_called(mined: Installation) -> None:
     for words in [*commands, ("history", "performance"), ("history", "sessions"), ("archive", "list")]:
         code, said = mined.pgvigil(*words)
         assert code in (0, 1), said
+
+
+def test_a_body_written_from_policies_with_hostile_names_is_as_pgvigil_made_it(mined: Installation) -> None:
+    mined.migrate()
+    mined.execute(
+        """INSERT INTO pgvigil.retention_policies VALUES ('%2$s', 5, 1, 1, 1, 1), ('{' || 'app}', 5, 1, 1, 1, 1),
+               (E'"\\\\''\n$body$', 6, 1, 1, 1, 1)""",
+        user="x_owner",
+    )
+    code, said = mined.pgvigil("health")
+    assert code in (0, 1), said
 
 
 def test_a_replaced_view_of_sessions_is_not_read_by_a_superuser(mined: Installation) -> None:

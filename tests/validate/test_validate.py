@@ -79,30 +79,42 @@ def test_edited_policies_are_no_drift(fresh: Any) -> None:
 
 def test_a_standard_policy_alone_is_no_drift(fresh: Any) -> None:
     fresh.execute("DELETE FROM pgvigil.retention_policies WHERE policy <> 'standard'")
-    assert "function pgvigil.active_time(text)" not in {finding.object for finding in look(fresh).findings}
-    assert fresh.execute("SELECT pgvigil.active_time('short') = '24 hours'") == [(True,)]
+    assert named(look(fresh).findings) == []
+    assert hours_of_new_sessions(fresh, "short") == [24]
+
+
+def hours_of_new_sessions(database: Any, *policies: str | None) -> list[int]:
+    return [
+        int(hours)
+        for policy in policies
+        for (hours,) in database.execute(
+            """INSERT INTO sessions (session_key, agent_from, retention_policy) VALUES (gen_random_uuid()::text, 'a', %s)
+               RETURNING extract(epoch FROM expires_at - created_at) / 3600""",
+            (policy,),
+        )
+    ]
 
 
 def test_times_that_are_not_those_of_the_policies_are_found_and_mended_to_these(fresh: Any) -> None:
     fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short'")
     fresh.execute(
-        """CREATE OR REPLACE FUNCTION pgvigil.active_time(policy text) RETURNS interval LANGUAGE sql STABLE PARALLEL SAFE
-           AS $$SELECT interval '24 hours'$$"""
+        """DO $do$ BEGIN
+           EXECUTE replace(pg_get_functiondef('pgvigil.set_default_expiry()'::regprocedure), '30 hours', '31 hours');
+           END $do$"""
     )
     (finding,) = look(fresh).findings
-    assert (finding.kind, finding.object) == ("different", "function pgvigil.active_time(text)")
+    assert (finding.kind, finding.object) == ("different", "function pgvigil.set_default_expiry()")
     fresh.execute(finding.fix)
-    assert fresh.execute(
-        "SELECT pgvigil.active_time('short') = '30 hours', pgvigil.active_time(NULL) = '24 hours'"
-    ) == [(True, True)]
+    assert hours_of_new_sessions(fresh, "short", "standard", "no such", "extended") == [30, 24, 24, 72]
 
 
 def test_missing_times_of_policies_are_mended_to_the_edited_ones(fresh: Any) -> None:
     fresh.execute("UPDATE pgvigil.retention_policies SET active_hours = 30 WHERE policy = 'short'")
-    fresh.execute("DROP FUNCTION pgvigil.active_time(text)")
-    (finding,) = look(fresh).findings
-    fresh.execute(finding.fix)
-    assert fresh.execute("SELECT pgvigil.active_time('short') = '30 hours'") == [(True,)]
+    fresh.execute("DROP FUNCTION pgvigil.set_default_expiry() CASCADE")
+    for finding in look(fresh).findings:
+        fresh.execute(finding.fix)
+    assert named(look(fresh).findings) == []
+    assert hours_of_new_sessions(fresh, "short") == [30]
 
 
 def test_interrupted_concurrent_build_leaves_an_invalid_index_that_is_found(fresh: Any) -> None:

@@ -22,6 +22,6 @@ DROP FUNCTION pgvigil.set_default_expiry(), pgvigil.guard_legal_hold(), pgvigil.
 DROP FUNCTION pgvigil.push_holds(text, interval, uuid[], boolean), pgvigil.unheard_sources();
 DROP TABLE pgvigil.remote_holds, pgvigil.hold_sources, pgvigil.legal_holds, pgvigil.retention_policies;
 DROP FUNCTION pgvigil.guard_archived_children(), pgvigil.archive_truncated_sessions(), pgvigil.guard_legal_holds(),
-    pgvigil.lapse_consent(), pgvigil.lapse_consent_by_status(), pgvigil.refresh_active_time(),
-    pgvigil.compile_active_time(), pgvigil.active_time(text), pgvigil.protect_standard_policy(),
+    pgvigil.lapse_consent(), pgvigil.lapse_consent_by_status(), pgvigil.refresh_default_expiry(),
+    pgvigil.compile_default_expiry(), pgvigil.protect_standard_policy(),
     pgvigil.protect_held_policy();

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgvigil.validate.catalog.object_ref import ObjectRef, table
+from pgvigil import default_expiry
+from pgvigil.validate.catalog.object_ref import APPLICATION_SCHEMA, ObjectRef, table
 from pgvigil.validate.catalog.snapshot import Attributes, Snapshot
-from pgvigil.validate.catalog.sql_text import literal
 from pgvigil.validate.spec.declaration import Declaration, Mark
 
 POLICIES = "pgvigil.retention_policies"
-ACTIVE_TIME = ObjectRef("function", "pgvigil.active_time(text)")  # written again by every edit of the policies
-_APPLICATION_SCHEMA = ObjectRef("schema", "{schema}")
+DEFAULT_EXPIRY = ObjectRef("function", "pgvigil.set_default_expiry()")  # written again by every edit of the policies
 Rows = dict[str, list[dict[str, Any]]]  # of some tables
 Joined = tuple[dict[ObjectRef, Attributes], dict[ObjectRef, str], dict[ObjectRef, Mark]]
 
@@ -33,25 +32,18 @@ def join(declaration: Declaration, reference: Snapshot | None, found: Snapshot, 
             _add_undeclared(declaration, reference, found, expected, roots)
     if found.server and found.server.major < 15:
         expected = {ref: _without_invoker(of) if ref.kind == "view" else of for ref, of in expected.items()}
-    there = found.objects.get(ACTIVE_TIME, {})
-    if ACTIVE_TIME in expected and (body := _active_time(rows.get(POLICIES, [])) or there.get("body")):
-        expected = expected | {ACTIVE_TIME: expected[ACTIVE_TIME] | {"body": body}}
-        if said := marks.get(ACTIVE_TIME):
-            marks = marks | {ACTIVE_TIME: said._replace(spoken_of=said.spoken_of | {"body"})}
+    there = found.objects.get(DEFAULT_EXPIRY, {})
+    if DEFAULT_EXPIRY in expected and (body := _default_expiry(rows.get(POLICIES, [])) or there.get("body")):
+        expected = expected | {DEFAULT_EXPIRY: expected[DEFAULT_EXPIRY] | {"body": body}}
+        if said := marks.get(DEFAULT_EXPIRY):
+            marks = marks | {DEFAULT_EXPIRY: said._replace(spoken_of=said.spoken_of | {"body"})}
     return expected, roots, marks
 
 
-def _active_time(policies: list[dict[str, Any]]) -> str:
-    """The body, as pgvigil.compile_active_time() writes it. "" where the rows do not have it, which is reported by itself."""
-    hours = {row.get("policy", ""): row.get("active_hours") for row in policies}
-    if not hours.get("standard"):
-        return ""
-    cases = " ".join(
-        f"WHEN policy OPERATOR(pg_catalog.=) {literal(policy)} THEN interval '{hours[policy]} hours'"
-        for policy in sorted(hours)
-        if policy != "standard"
-    )
-    return f"SELECT CASE {cases or 'WHEN false THEN NULL'} ELSE interval '{hours['standard']} hours' END"
+def _default_expiry(policies: list[dict[str, Any]]) -> str:
+    """The body, or "" where the rows do not give it, which is reported by itself."""
+    hours: dict[str, int] = {row.get("policy", ""): row.get("active_hours", 0) for row in policies}
+    return default_expiry.body(hours) if hours.get("standard") else ""
 
 
 def _joined(mark: Mark, declared: Attributes, made: Attributes | None, found: Attributes) -> tuple[Attributes, Mark]:
@@ -83,9 +75,9 @@ def _add_undeclared(
 def _is_ours(declaration: Declaration, reference: Snapshot, ref: ObjectRef) -> bool:
     """Return true if an object of the reference, which the spec does not declare, has to be there."""
     root = reference.roots[ref]
-    if reference.details.get(table(root), {}).get("cut") or ref == _APPLICATION_SCHEMA or ref.kind == "extension":
+    if reference.details.get(table(root), {}).get("cut") or ref == APPLICATION_SCHEMA or ref.kind == "extension":
         return False
-    if root in declaration.application or (ref.kind == "grant" and ref.of == _APPLICATION_SCHEMA):
+    if root in declaration.application or (ref.kind == "grant" and ref.of == APPLICATION_SCHEMA):
         return reference.grantees.get(ref) in declaration.roles
     of = ref.of or ref
     return bool(root) or (of.label if of.kind == "schema" else of.schema) in declaration.schemas
